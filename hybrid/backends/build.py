@@ -1,0 +1,49 @@
+"""From configuration to a backend. torch and transformers are imported only for the backend that needs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from hybrid.backends.base import Backend
+from hybrid.config.schema import BackendConfig, ModelConfig, ScriptedBackendConfig
+
+
+def default_cache_dir() -> Path:
+    """Where dequantised models are kept: `$XDG_CACHE_HOME/hybrid`, or `~/.cache/hybrid`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "hybrid"
+
+
+def build_backend(
+    model: ModelConfig, backend: BackendConfig, resolve: Callable[[str], Path], cache_dir: Path
+) -> Backend:
+    """The configured backend, ready to generate.
+
+    `resolve` turns a path of the configuration into a path on disk. Raises BackendError when the model or script cannot
+    be used, and when the training stack is not installed.
+    """
+    if isinstance(backend, ScriptedBackendConfig):
+        from hybrid.backends.scripted import ScriptedBackend
+
+        return ScriptedBackend(resolve(backend.script))
+    require_stack()
+    from hybrid.backends.loading import load_base
+    from hybrid.backends.transformers_backend import TransformersBackend
+
+    return TransformersBackend(load_base(model, resolve, cache_dir), backend)
+
+
+def require_stack() -> None:
+    """Raises BackendError naming the packages of in-process generation that are not installed."""
+    from importlib.util import find_spec
+
+    from hybrid.errors import BackendError
+
+    absent = [name for name in ("torch", "transformers", "peft", "safetensors") if find_spec(name) is None]
+    if absent:
+        raise BackendError(
+            f"backend.type transformers needs {', '.join(absent)}; install torch for your machine and then "
+            "`pip install 'hybrid-placement[train]'`"
+        )

@@ -1,0 +1,173 @@
+"""In-process generation with transformers: batches of similar length, left-padded, with a KV cache.
+
+    backend = TransformersBackend(load_base(config.model, resolve, cache_dir), config.backend)
+    backend.generate([Request("q @rev abc =", seed=0)], Sampling(max_new_tokens=8), adapter=None)
+
+Does not: load models, render skills into prompts, cache completions or count budgets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from hybrid.backends import rendering
+from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
+from hybrid.backends.loading import LoadedModel
+from hybrid.backends.sampling import SeededChoice
+from hybrid.backends.transformers_adapters import AdapterShelf
+from hybrid.config.schema import TransformersBackendConfig
+from hybrid.errors import BackendError
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One request in tokens; `place` is its position in the call."""
+
+    place: int
+    ids: tuple[int, ...]
+    seed: int
+
+
+class TransformersBackend:
+    """The `Backend` over a loaded base.
+
+    `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
+    report should mention: a batch size that had to be lowered because the accelerator's memory ran out.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: TransformersBackendConfig) -> None:
+        self._loaded = loaded
+        self._rows = config.batch_size
+        self._shelf = AdapterShelf(loaded)
+        self._warnings: list[str] = []
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The base in memory, for trainers and probes that need it; it must not be changed in place."""
+        return self._loaded
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went other than configured, oldest first."""
+        return tuple(self._warnings)
+
+    def info(self) -> ModelInfo:
+        """Facts of the base model."""
+        return self._loaded.info
+
+    def count_tokens(self, text: str) -> int:
+        """Number of the model's tokens in `text`, without special tokens."""
+        return rendering.count_tokens(self._loaded.tokenizer, text)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None) -> list[Completion]:
+        """One completion per request, in the order asked.
+
+        Raises BackendError for a prompt that does not fit the model's positions together with `max_new_tokens`, for one
+        without tokens, and when one row alone exceeds the accelerator's memory; AdapterError for an adapter that must
+        not be used. Nothing is generated then.
+        """
+        rows = self._encode(requests, sampling)
+        # Longest first: padding is small, and a batch that does not fit into memory shows at once, not after an hour.
+        rows.sort(key=lambda row: (-len(row.ids), row.place))
+        done: list[Completion | None] = [None] * len(rows)
+        with self._shelf.active(adapter), torch.inference_mode():
+            start = 0
+            while start < len(rows):
+                batch = rows[start : start + self._rows]
+                completions = self._fitting(batch, sampling)
+                if completions is None:
+                    continue
+                for row, completion in zip(batch, completions, strict=True):
+                    done[row.place] = completion
+                start += len(batch)
+        return [completion for completion in done if completion is not None]
+
+    def _encode(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
+        tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
+        texts = [rendering.render(tokenizer, request.prompt, chat) for request in requests]
+        ids = rendering.encode(tokenizer, texts, chat)
+        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        for place, tokens in enumerate(ids):
+            if not tokens:
+                raise BackendError(
+                    f"request {place + 1} of {len(ids)}: the prompt holds no token; give a non-empty prompt"
+                )
+            if limit is not None and len(tokens) + sampling.max_new_tokens > limit:
+                raise BackendError(
+                    f"request {place + 1} of {len(ids)}: {len(tokens)} prompt tokens plus max_new_tokens "
+                    f"{sampling.max_new_tokens} exceed the model's limit of {limit} positions; shorten the skill "
+                    "or the prompt, or lower decoding.max_new_tokens"
+                )
+        return [_Row(i, tuple(t), r.seed) for i, (t, r) in enumerate(zip(ids, requests, strict=True))]
+
+    def _fitting(self, batch: Sequence[_Row], sampling: Sampling) -> list[Completion] | None:
+        """The batch's completions, or None after the batch size was halved because memory ran out."""
+        try:
+            return self._batch(batch, sampling)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise BackendError(
+                    f"one prompt of {len(batch[0].ids)} tokens exceeds the memory of {self._loaded.info.device}; use a "
+                    "smaller model or precision, or shorten the skill"
+                ) from error
+        # Outside the handler: the traceback of the error would keep the failed batch's tensors alive.
+        self._rows = (len(batch) + 1) // 2
+        self._warnings.append(
+            f"out of memory with {len(batch)} rows: the batch size is {self._rows} for the rest of this run"
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    def _batch(self, batch: Sequence[_Row], sampling: Sampling) -> list[Completion]:
+        started = time.perf_counter()
+        width = max(len(row.ids) for row in batch)
+        generated = self._run(batch, width, sampling)[:, width:].tolist()
+        seconds = (time.perf_counter() - started) / len(batch)
+        return [self._completion(row, ids, seconds) for row, ids in zip(batch, generated, strict=True)]
+
+    def _run(self, batch: Sequence[_Row], width: int, sampling: Sampling) -> torch.Tensor:
+        """Prompt and generated ids (rows, width + generated); shorter rows are padded on both sides."""
+        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        pad = tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row.ids)) + list(row.ids) for row in batch])
+        mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch])
+        processors: list[Any] = []
+        if sampling.temperature > 0:
+            seeds = [row.seed for row in batch]
+            processors.append(SeededChoice(seeds, width, sampling.temperature, sampling.top_p))
+        device = self._loaded.info.device
+        result: torch.Tensor = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            logits_processor=processors,
+            generation_config=GenerationConfig(
+                max_new_tokens=sampling.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                eos_token_id=list(self._loaded.stop_ids),
+                pad_token_id=pad,
+                disable_compile=True,
+            ),
+        )
+        return result
+
+    def _completion(self, row: _Row, ids: list[int], seconds: float) -> Completion:
+        """Cut at the first stop id; what follows it is padding."""
+        stop = next((i for i, token in enumerate(ids) if token in self._loaded.stop_ids), None)
+        answer = ids if stop is None else ids[:stop]
+        text = self._loaded.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Completion(
+            text=text,
+            tokens_in=len(row.ids),
+            tokens_out=len(ids) if stop is None else stop + 1,
+            seconds=seconds,
+            finish="length" if stop is None else "stop",
+        )

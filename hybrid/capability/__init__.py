@@ -1,0 +1,1 @@
+"""Capabilities: examples in splits, their sources and their graders."""

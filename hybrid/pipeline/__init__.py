@@ -1,0 +1,1 @@
+"""The run: stages in order, resume, verification and the report."""

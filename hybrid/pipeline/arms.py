@@ -1,0 +1,88 @@
+"""Arms: what was built for a capability, how the honest gate judges it, and what ships.
+
+Opens `confirm` once per capability, with every arm that was built. Does not: build arms (see `improve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hybrid.backends.base import Adapter
+from hybrid.capability.types import Capability
+from hybrid.evidence.gate import ship_gate
+from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline.session import Session
+from hybrid.router.place import ARMS, Arm, ArmName, Transfer
+
+LEAST_VARIANTS = 8
+"""Below this many variants a transfer ratio says nothing."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An arm's artefacts: the text the model reads, the adapter, or both."""
+
+    skill: str = ""
+    adapter: Adapter | None = None
+
+
+@dataclass
+class Shipping:
+    """What `confirm` and `variant` said about the arms of one capability."""
+
+    base: Measurement
+    measured: dict[ArmName, Measurement] = field(default_factory=dict)
+    variants: dict[str, Measurement] = field(default_factory=dict)
+    """By arm name, and `base`; empty without variants."""
+    verdicts: dict[ArmName, Verdict] = field(default_factory=dict)
+
+
+def named_slices(capability: Capability, key: str | None) -> dict[str, list[int]] | None:
+    """Positions in `confirm` by the value of a metadata key."""
+    if key is None:
+        return None
+    slices: dict[str, list[int]] = {}
+    for i, example in enumerate(capability.splits["confirm"]):
+        if key in example.metadata:
+            slices.setdefault(f"{key}={example.metadata[key]}", []).append(i)
+    return slices
+
+
+def judge(session: Session, capability: Capability, built: Mapping[ArmName, Built]) -> Shipping:
+    """Open `confirm`, measure base and arms on it and on the variants, and gate every arm against the base."""
+    base = session.candidate(capability)
+    candidates = {name: session.candidate(capability, b.skill, b.adapter) for name, b in built.items()}
+    session.meter.open_sealed(capability, "confirm", [base, *candidates.values()])
+    confirm = capability.splits["confirm"]
+    variant = capability.splits.get("variant", ())
+    measure = session.meter.measure
+    shipping = Shipping(measure(base, capability, "confirm", confirm, stage="ship"))
+    if variant:
+        shipping.variants["base"] = measure(base, capability, "variant", variant, stage="ship")
+    policy = session.loaded.config.gate.ship
+    slices = named_slices(capability, policy.slice_by)
+    for name in ARMS:
+        if name in candidates:
+            shipping.measured[name] = measure(candidates[name], capability, "confirm", confirm, stage="ship")
+            if variant:
+                shipping.variants[name] = measure(candidates[name], capability, "variant", variant, stage="ship")
+            shipping.verdicts[name] = ship_gate(
+                shipping.base.values, shipping.measured[name].values, policy, slices=slices
+            )
+    return shipping
+
+
+def transfer(shipping: Shipping, name: ArmName) -> Transfer:
+    """tau = gain on variants / gain on `confirm`; None where there are too few variants or nothing was gained."""
+    varied, base = shipping.variants.get(name), shipping.variants.get("base")
+    gain = shipping.verdicts[name].delta
+    if varied is None or base is None or len(varied.values) < LEAST_VARIANTS or gain <= 0:
+        return Transfer(None, None, 0)
+    variant_gain = varied.mean - base.mean
+    return Transfer(variant_gain / gain, variant_gain, len(varied.values))
+
+
+def arms_of(shipping: Shipping, verdicts: Mapping[ArmName, Verdict]) -> dict[ArmName, Arm]:
+    """Arms with their verdicts after the correction over capabilities."""
+    return {name: Arm(name, verdicts[name], transfer(shipping, name)) for name in ARMS if name in verdicts}

@@ -1,0 +1,355 @@
+"""From outcomes to the placement report: everything known, in the contract's shape. Nothing is measured here.
+
+Does not: draw (see `hybrid.report`).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from hybrid import __version__
+from hybrid.evidence.gate import ship_gate
+from hybrid.evidence.ledger import Cost
+from hybrid.evidence.stats import holm, mean_interval
+from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline.session import Session
+from hybrid.report import schema as r
+from hybrid.skill.edits import Edit
+
+if TYPE_CHECKING:
+    from hybrid.pipeline.run import Outcome
+
+KINDS = ("procedural", "factual", "stylistic")
+STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
+TEXT_LIMIT = 2_000
+"""Characters of model output that the report shows of one completion."""
+
+
+def assemble(session: Session, outcomes: Sequence[Outcome], created: str) -> r.Report:
+    """The report of a finished run."""
+    info = session.backend.info()
+    config = session.loaded.config
+    fields = session.folder.path / "run.json"
+    adjusted = _adjusted(outcomes)
+    return r.Report(
+        run_id=f"{config.name}-{_identity(fields)[:12]}",
+        created=created,
+        seed=config.seed,
+        model=r.ModelFacts(
+            path=config.model.path,
+            fingerprint=info.fingerprint,
+            parameters=info.parameters,
+            dtype=info.dtype,
+            device=info.device,
+        ),
+        ledger=_totals(session, None, session.folder.events.wall_seconds()),
+        capabilities=tuple(_capability(session, o, adjusted) for o in outcomes),
+        router=r.RouterFacts(
+            policy="rules over probes, thresholds from the configuration",
+            thresholds={k: v for k, v in config.router.model_dump(mode="json").items() if isinstance(v, float)},
+            regret=None,
+            baselines=None,
+        ),
+        schedule=None,
+        warnings=tuple(session.warnings),
+        provenance=r.Provenance(
+            versions=_versions(),
+            seeds={"run": config.seed},
+            hashes={
+                "identity": _identity(fields),
+                "model": info.fingerprint,
+                **{f"data/{c.name}": c.fingerprint() for c in session.capabilities},
+            },
+        ),
+    )
+
+
+def profile_json(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What `hybrid probe` writes: profiles and routes, without anything trained."""
+    return {
+        "schema_version": r.SCHEMA_VERSION,
+        "capabilities": [
+            {
+                "name": o.capability.name,
+                "profile": {k: v.model_dump(mode="json") for k, v in sorted(_profile(o).items())},
+                "route": {
+                    "placement": o.route.placement,
+                    "confidence": o.route.confidence,
+                    "reasons": list(o.route.reasons),
+                    "fallback": o.route.fallback,
+                    "kind": o.route.kind,
+                },
+            }
+            for o in outcomes
+            if o.route is not None
+        ],
+        "warnings": session.warnings,
+    }
+
+
+def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float]) -> r.CapabilityReport:
+    placement, route, verified = outcome.placement, outcome.route, outcome.verified
+    assert placement is not None and route is not None and verified is not None
+    name = outcome.capability.name
+    arm = placement.placement if placement.placement in outcome.improved.built else None
+    refused = [f"{x.arm} not placed: {x.why}" for x in placement.refused]
+    return r.CapabilityReport(
+        name=name,
+        placement=placement.placement,
+        confidence=route.confidence,
+        reason=placement.reason,
+        decision_trail=(*route.reasons, *outcome.improved.notes, *refused, f"placed: {placement.reason}"),
+        kind=r.Kind(
+            measured=route.kind if route.kind in KINDS else None,
+            declared=outcome.capability.declared_kind,
+            confidence=route.kind_confidence if route.kind in KINDS else None,
+        ),
+        profile=_profile(outcome),
+        arms=_arms(outcome, session.loaded.config.seed),
+        delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,
+        gate=tuple(_verdict(a, v, adjusted.get(f"{name}/{a}")) for a, v in outcome.verdicts.items()),
+        calibration=None,
+        formats=None,
+        collateral={
+            other: r.Collateral(delta=t.delta, low=t.low, high=t.high, n=t.n)
+            for other, t in sorted(verified.collateral.items())
+        },
+        rejected=_rejected(outcome),
+        counterfactual=_counterfactual(session, outcome),
+        skill_edits=_edits(outcome),
+        skill_text=outcome.improved.document.body if outcome.improved.document else None,
+        seed_skill_text=outcome.texts.get("seed") or None,
+        training=_training(session, outcome, arm),
+        flips=_flips(outcome, arm),
+        ledger=_totals(session, name, None),
+        artifacts=r.Artifacts(
+            skill=f"skills/{name}/SKILL.md" if arm in ("skill", "both") else None,
+            adapter=f"adapters/{name}" if arm in ("weights", "both") else None,
+            method=session.loaded.config.weights.method if arm in ("weights", "both") else None,
+        ),
+    )
+
+
+def _profile(outcome: Outcome) -> dict[str, r.ProbeResult]:
+    assert outcome.probed is not None
+    return {
+        name: r.ProbeResult(value=p.value, low=p.low, high=p.high, n=p.n, note=p.note, **p.details)
+        for name, p in outcome.probed.profile.items()
+    }
+
+
+def _estimate(measured: Measurement, seed: int) -> r.Estimate | None:
+    if not measured.values:
+        return None
+    i = mean_interval(measured.values, 0.95, seed)
+    return r.Estimate(mean=i.mean, low=i.low, high=i.high, n=i.n)
+
+
+def _arms(outcome: Outcome, seed: int) -> r.Arms:
+    verified = outcome.verified
+    assert verified is not None
+
+    def arm(name: str) -> r.ArmResult | None:
+        if name not in verified.test:
+            return None
+        rollouts = [row[0] for row in verified.test[name].rollouts]
+        n = max(len(rollouts), 1)
+        varied = verified.variant.get(name)
+        return r.ArmResult(
+            test=_estimate(verified.test[name], seed),
+            variant=_estimate(varied, seed) if varied is not None else None,
+            tokens_in=sum(x.tokens_in for x in rollouts) / n,
+            tokens_out=sum(x.tokens_out for x in rollouts) / n,
+        )
+
+    return r.Arms(base=arm("base"), skill=arm("skill"), weights=arm("weights"), both=arm("both"))
+
+
+def _delta(before: Measurement, after: Measurement, session: Session) -> r.Delta:
+    v = ship_gate(before.values, after.values, session.loaded.config.gate.ship)
+    return r.Delta(mean=v.delta, low=v.low, high=v.high, p=v.p, n=v.n, improved=v.improved, regressed=v.regressed)
+
+
+def _adjusted(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    return holm({f"{o.capability.name}/{a}": v.p for o in outcomes for a, v in o.verdicts.items()})
+
+
+def _verdict(arm: r.Substrate, v: Verdict, adjusted: float | None) -> r.GateVerdict:
+    return r.GateVerdict(
+        arm=arm,
+        decision=v.decision,
+        delta=v.delta,
+        low=v.low,
+        high=v.high,
+        p=v.p,
+        p_adjusted=adjusted,
+        n=v.n,
+        improved=v.improved,
+        regressed=v.regressed,
+        reason=v.reason,
+        slices={
+            name: r.Effect(delta=s["delta"], low=s["low"], high=s["high"], n=s["n"], p=s.get("p"))
+            for name, s in v.slices.items()
+        },
+    )
+
+
+def _edit_parts(edit: Edit) -> tuple[str, str, str]:
+    return edit.op, getattr(edit, "target", ""), getattr(edit, "content", "")
+
+
+def _edits(outcome: Outcome) -> tuple[r.SkillEdit, ...]:
+    result = outcome.improved.skill
+    if result is None:
+        return ()
+    rows = []
+    for step in result.history:
+        for attempt in step.attempts:
+            for edit in attempt.edits:
+                op, target, content = _edit_parts(edit)
+                v = attempt.verdict
+                shared = f" (together with {len(attempt.edits) - 1} more)" if len(attempt.edits) > 1 else ""
+                rows.append(
+                    r.SkillEdit(
+                        step=step.step,
+                        op=op,
+                        target=target,
+                        content=content,
+                        decision=v.decision,
+                        delta=v.delta,
+                        low=v.low,
+                        high=v.high,
+                        n=v.n,
+                        why=v.reason + shared,
+                    )
+                )
+        for refusal in step.refused:
+            op, target, content = _edit_parts(refusal.edit)
+            rows.append(
+                r.SkillEdit(
+                    step=step.step,
+                    op=op,
+                    target=target,
+                    content=content,
+                    decision="reject",
+                    delta=None,
+                    low=None,
+                    high=None,
+                    n=0,
+                    why=f"not applied: {refusal.why}",
+                )
+            )
+    return tuple(rows)
+
+
+def _rejected(outcome: Outcome) -> tuple[r.Rejected, ...]:
+    rows = []
+    if outcome.improved.skill is not None:
+        for x in outcome.improved.skill.rejected:
+            op, target, content = _edit_parts(x.edit)
+            v = x.verdict
+            what = f"{op} {content or target}"
+            rows.append(
+                r.Rejected(substrate="skill", what=what, delta=v.delta, low=v.low, high=v.high, n=v.n, why=v.reason)
+            )
+    placement = outcome.placement
+    for refusal in placement.refused if placement is not None else ():
+        v = outcome.verdicts[refusal.arm]
+        rows.append(
+            r.Rejected(substrate=refusal.arm, what="arm", delta=v.delta, low=v.low, high=v.high, n=v.n, why=refusal.why)
+        )
+    return tuple(rows)
+
+
+def _counterfactual(session: Session, outcome: Outcome) -> r.Counterfactual | None:
+    other, placement, verified = outcome.counterfactual, outcome.placement, outcome.verified
+    if other is None or placement is None or verified is None:
+        return None
+    mine = verified.test.get(placement.placement, verified.test["base"])
+    best = verified.test.get(other.placement, verified.test["base"])
+    agreed = other.placement == placement.placement
+    note = "all arms were trained; " + ("they confirm the placement" if agreed else f"they say {other.placement}")
+    return r.Counterfactual(
+        placement=other.placement,
+        regret=None if agreed else _delta(mine, best, session),
+        note=f"{note}: {other.reason}",
+    )
+
+
+def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training | None:
+    trainings = outcome.improved.trainings
+    if not trainings:
+        return None
+    name = arm if arm in trainings else sorted(trainings)[0]
+    result = trainings[name]
+    history = tuple(r.TrainingPoint.model_validate({**row, "step": int(row["step"])}) for row in result.history)
+    return r.Training(
+        method=f"{session.loaded.config.weights.method} ({name})",
+        steps=result.steps,
+        history=history,
+        selected_step=outcome.improved.selected_steps.get(name),
+    )
+
+
+def _flips(outcome: Outcome, arm: str | None) -> r.Flips:
+    verified = outcome.verified
+    if arm is None or verified is None:
+        return r.Flips()
+    examples = outcome.capability.splits["test"]
+    improved: list[r.Flip] = []
+    regressed: list[r.Flip] = []
+    for example, before, after in zip(
+        examples, verified.test["base"].rollouts, verified.test[arm].rollouts, strict=True
+    ):
+        if before[0].passed == after[0].passed:
+            continue
+        flip = r.Flip(
+            id=example.id,
+            prompt=example.prompt_text[:TEXT_LIMIT],
+            reference=example.reference[:TEXT_LIMIT],
+            before=before[0].text[:TEXT_LIMIT],
+            after=after[0].text[:TEXT_LIMIT],
+        )
+        (improved if after[0].passed else regressed).append(flip)
+    return r.Flips(improved=tuple(improved[: r.MOST_FLIPS]), regressed=tuple(regressed[: r.MOST_FLIPS]))
+
+
+def _totals(session: Session, capability: str | None, wall_seconds: float | None) -> r.LedgerTotals:
+    total = session.ledger.total(capability)
+    stages: dict[str, Cost] = session.ledger.stages(capability) if capability else {}
+    return r.LedgerTotals(
+        calls=total.calls,
+        tokens_in=total.tokens_in,
+        tokens_out=total.tokens_out,
+        train_seconds=total.train_seconds,
+        wall_seconds=wall_seconds,
+        stages={
+            name: r.StageCost(
+                calls=c.calls,
+                tokens_in=c.tokens_in,
+                tokens_out=c.tokens_out,
+                seconds=c.seconds,
+                train_seconds=c.train_seconds,
+            )
+            for name, c in stages.items()
+        },
+    )
+
+
+def _identity(path: Any) -> str:
+    import json
+
+    return str(json.loads(path.read_text(encoding="utf-8"))["identity"])
+
+
+def _versions() -> dict[str, str]:
+    found = {"hybrid": __version__, "python": platform.python_version()}
+    for package in STACK:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

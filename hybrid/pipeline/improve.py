@@ -1,0 +1,194 @@
+"""Building arms: the text arm by SkillOpt, the weight arms by training, each judged by the lenient search gate alone.
+
+Does not: open `confirm` or `test`, or decide what ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hybrid.capability.types import Capability, Example, Split
+from hybrid.config.schema import PlacementName
+from hybrid.evidence.types import Measurement
+from hybrid.pipeline.arms import Built
+from hybrid.pipeline.session import Session
+from hybrid.pipeline.training import select_checkpoint, summary, train_adapter
+from hybrid.router.place import ArmName
+from hybrid.router.route import Route
+from hybrid.skill.document import SkillDocument, new_document, parse
+from hybrid.skill.edits import apply
+from hybrid.skill.proposer import OfflineProposer
+from hybrid.skill.record import SkillResult
+from hybrid.skill.reflection import ReflectionContext, RolloutView, TrialBook
+from hybrid.skill.skillopt import SkillTask, optimise
+from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
+from hybrid.store.atomic import write_text
+from hybrid.weights.base import TrainResult
+
+DRAFT_ROWS = 32
+"""Training rows that a draft document is made from while probing."""
+
+
+@dataclass
+class Improved:
+    """What was built for one capability, with the histories that the report shows."""
+
+    built: dict[ArmName, Built] = field(default_factory=dict)
+    document: SkillDocument | None = None
+    skill: SkillResult | None = None
+    trainings: dict[ArmName, TrainResult] = field(default_factory=dict)
+    selected_steps: dict[ArmName, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def wanted_arms(route: Route, counterfactual: bool) -> tuple[ArmName, ...]:
+    """The arms that a placement needs: both = the text first, then an adapter that reads it."""
+    if counterfactual:
+        return ("skill", "weights", "both")
+    needed: dict[PlacementName, tuple[ArmName, ...]] = {
+        "skill": ("skill",),
+        "weights": ("weights",),
+        "both": ("skill", "both"),
+    }
+    return needed.get(route.placement, ())
+
+
+class Improver:
+    """Builds the arms of one capability."""
+
+    def __init__(self, session: Session, capability: Capability) -> None:
+        self.session, self.capability = session, capability
+        self.vocabulary = _vocabulary(session, capability)
+
+    def seed_document(self) -> SkillDocument:
+        """The configured seed document, or an empty one of the capability's name."""
+        if self.capability.seed_skill is not None:
+            return parse(self.capability.seed_skill, self.session.settings(self.capability).skill or "skill")
+        return new_document(self.capability.name, f"Instructions for {self.capability.name}.")
+
+    def rollouts(self, body: str, examples: Sequence[Example], split: Split) -> list[RolloutView]:
+        """Graded answers of the base with a document; `train` and `search` only."""
+        candidate = self.session.candidate(self.capability, body)
+        measured = self.session.meter.measure(candidate, self.capability, split, examples, stage="skill")
+        return [
+            RolloutView(example, row[0].text, row[0].value, row[0].passed, row[0].feedback)
+            for example, row in zip(examples, measured.rollouts, strict=True)
+        ]
+
+    def trial(self, bodies: Sequence[str], examples: Sequence[Example]) -> list[list[float]]:
+        """Scores of trial documents on training rows, paid for like everything else."""
+        return [[r.value for r in self.rollouts(body, examples, "train")] for body in bodies]
+
+    def proposer(self) -> OfflineProposer:
+        """The offline proposer over this capability's vocabulary."""
+        settings = self.session.loaded.config.skill.proposer
+        return OfflineProposer(self.vocabulary, settings.trials, self.session.loaded.config.seed)
+
+    def draft(self) -> str:
+        """A first document from one reflection over training failures, for the context-headroom probe."""
+        seed = self.seed_document().body
+        rows = self.capability.splits["train"][:DRAFT_ROWS]
+        views = self.rollouts(seed, rows, "train")
+        context = ReflectionContext(
+            body=seed,
+            failures=tuple(v for v in views if not v.passed),
+            successes=tuple(v for v in views if v.passed),
+            train=self.capability.splits["train"],
+            budget=DRAFT_ROWS,
+            rejected=(),
+            trial=self.trial,
+            fits=lambda body: self._count_tokens(body) <= self._max_tokens,
+            book=TrialBook(),
+        )
+        proposals = self.proposer().propose(context)
+        return apply(seed, [p.edit for p in proposals], self._count_tokens, self._max_tokens).body
+
+    @property
+    def _max_tokens(self) -> int:
+        return self.session.loaded.config.skill.max_tokens
+
+    def _count_tokens(self, text: str) -> int:
+        return self.session.backend.count_tokens(text)
+
+    def skill_arm(self, into: Improved) -> None:
+        """Optimise the document; an unchanged one builds no arm."""
+        config = self.session.loaded.config
+        seed = self.seed_document()
+        with self.session.stage(self.capability.name, "skill") as note:
+            result = optimise(
+                SkillTask(
+                    capability=self.capability.name,
+                    train=self.capability.splits["train"],
+                    search=self.capability.splits["search"],
+                    seed_body=seed.body,
+                    config=config.skill,
+                    gate=config.gate.search,
+                    proposer=self.proposer(),
+                    measure=self.rollouts,
+                    count_tokens=self._count_tokens,
+                    seed=config.seed,
+                )
+            )
+            into.skill = result
+            note["summary"] = f"{len(result.accepted)} edits kept, {len(result.rejected)} rejected"
+        if not result.body.strip():
+            into.notes.append("skill: no edit passed the search gate")
+            return
+        into.document = seed.with_body(result.body)
+        into.built["skill"] = Built(skill=result.body)
+        self._save(into.document, result)
+
+    def _save(self, document: SkillDocument, result: SkillResult) -> None:
+        folder = self.session.folder.path / "skills" / self.capability.name
+        for number, body in enumerate(result.versions):
+            write_text(folder / "versions" / f"{number:03d}.md", document.with_body(body).render())
+        write_text(folder / "SKILL.md", document.render())
+
+    def weight_arm(self, into: Improved, arm: ArmName, skill: str, start: Measurement) -> None:
+        """Train an adapter that reads `skill`; one that does not beat `start` on search builds no arm."""
+        with self.session.stage(self.capability.name, arm) as note:
+            result = train_adapter(self.session, self.capability, skill, arm)
+            into.trainings[arm] = result
+            chosen = select_checkpoint(self.session, self.capability, result, skill, start)
+            note["summary"] = summary(result, chosen, start)
+        if chosen is None:
+            into.notes.append(f"{arm}: no checkpoint passed the search gate; {result.note}".rstrip("; "))
+            return
+        into.selected_steps[arm] = chosen[0]
+        into.built[arm] = Built(skill=skill, adapter=chosen[1])
+
+    def improve(self, arms: Sequence[ArmName], fallback: PlacementName | None) -> Improved:
+        """Build the wanted arms in order; where the first finds nothing, the fallback is tried."""
+        out = Improved()
+        if "skill" in arms:
+            self.skill_arm(out)
+        if "weights" in arms or ("skill" not in out.built and fallback == "weights"):
+            self.weight_arm(out, "weights", "", self._search(""))
+        if "both" in arms and "skill" in out.built:
+            text = out.built["skill"].skill
+            self.weight_arm(out, "both", text, self._search(text))
+        return out
+
+    def _search(self, skill: str) -> Measurement:
+        candidate = self.session.candidate(self.capability, skill)
+        examples = self.capability.splits["search"]
+        return self.session.meter.measure(candidate, self.capability, "search", examples, stage="select")
+
+
+def _vocabulary(session: Session, capability: Capability) -> Vocabulary:
+    path = session.settings(capability).vocabulary or session.loaded.config.skill.proposer.vocabulary
+    return load_vocabulary(session.loaded.resolve(path)) if path else Vocabulary((), (), (), ())
+
+
+def keep_adapter(session: Session, capability: Capability, built: Built) -> Path | None:
+    """Copy the placed adapter to `adapters/<capability>/`; None when the placement has none."""
+    import shutil
+
+    if built.adapter is None:
+        return None
+    target = session.folder.path / "adapters" / capability.name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(built.adapter.path, target)
+    return target

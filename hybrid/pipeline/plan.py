@@ -1,0 +1,238 @@
+"""What a run would cost and what it could show, before anything is paid: no model is loaded.
+
+    print(render(plan(load_checked(Path("configs/quickstart.yaml")))))
+
+Counts of completions are `typical` and `upper`; tokens are characters divided by 4 unless a tokenizer is given, so they
+are an estimate and not a bound. Does not: estimate time (nothing has been measured yet) or refuse anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from hybrid.backends.transformers_files import reference_folder
+from hybrid.capability.types import SPLITS, Capability, Example
+from hybrid.config.loader import LoadedConfig
+from hybrid.config.paths import REFERENCE
+from hybrid.config.schema import Config, ShipGateConfig
+from hybrid.errors import BackendError
+from hybrid.evidence.power import examples_needed, minimum_detectable_effect, power
+from hybrid.pipeline import plan_cost as cost
+from hybrid.pipeline.plan_cost import Calls, Estimate, Sizes, Work
+from hybrid.pipeline.plan_memory import estimate_memory
+from hybrid.pipeline.plan_text import render
+from hybrid.pipeline.plan_types import CapabilityPlan, Detectable, EvidencePlan, Plan, StagePlan
+from hybrid.pipeline.prepare import load_capabilities
+from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
+
+__all__ = ["Plan", "plan", "plan_capabilities", "render"]
+
+CountTokens = Callable[[str], int]
+CHARACTERS_PER_TOKEN = 4
+_NOTHING = Estimate(typical=0, upper=0)
+
+
+def plan(loaded: LoadedConfig, count_tokens: CountTokens | None = None) -> Plan:
+    """The plan of a run. `count_tokens` counts with the model's tokenizer where one is at hand. Raises DataError."""
+    return plan_capabilities(loaded, load_capabilities(loaded), count_tokens)
+
+
+def plan_capabilities(
+    loaded: LoadedConfig, capabilities: Sequence[Capability], count_tokens: CountTokens | None = None
+) -> Plan:
+    """The plan over capabilities that are already loaded."""
+    config = loaded.config
+    works = {c.name: cost.expected_work(config, c.name) for c in capabilities}
+    family = max(1, sum(w.arms.upper for w in works.values())) if config.gate.ship.multiplicity == "holm" else 1
+    counter = _Tokens(count_tokens or _characters, config)
+    rows = tuple(_capability(loaded, c, capabilities, works[c.name], family, counter) for c in capabilities)
+    stages = [s for row in rows for s in row.stages]
+    calls, tokens = _sum([s.calls for s in stages]), _sum([s.tokens for s in stages])
+    longest = max((counter.longest(c) for c in capabilities), default=0)
+    return Plan(
+        name=config.name,
+        model=config.model.path,
+        capabilities=rows,
+        calls=calls,
+        tokens=tokens,
+        training_steps=_sum([s.training_steps for s in stages]),
+        tokens_from="characters / 4, no tokenizer was loaded" if count_tokens is None else "the model's tokenizer",
+        memory=estimate_memory(config, _model_folder(loaded), longest),
+        warnings=tuple(_warnings(config, rows, calls, tokens)),
+    )
+
+
+def evidence(confirm: int, family: int, policy: ShipGateConfig) -> EvidencePlan:
+    """What the ship gate can show on so many examples, alone and as the hardest of `family` tests."""
+    return EvidencePlan(
+        confirm=confirm,
+        minimum_effect=policy.minimum_effect,
+        target_power=policy.power,
+        family=family,
+        alone=_detectable(confirm, policy.alpha, policy),
+        worst_case=_detectable(confirm, policy.alpha / family, policy),
+    )
+
+
+def _detectable(confirm: int, alpha: float, policy: ShipGateConfig) -> Detectable:
+    noise = cost.noise_for(policy.minimum_effect)
+    return Detectable(
+        alpha=alpha,
+        effect=minimum_detectable_effect(confirm, alpha, policy.power, noise),
+        power=power(confirm, policy.minimum_effect, alpha, noise),
+        needed=examples_needed(policy.minimum_effect, alpha, policy.power, noise),
+    )
+
+
+def _capability(
+    loaded: LoadedConfig,
+    capability: Capability,
+    everyone: Sequence[Capability],
+    work: Work,
+    family: int,
+    counter: _Tokens,
+) -> CapabilityPlan:
+    config = loaded.config
+    sizes = sizes_of(loaded, capability, everyone)
+    settings = next(c for c in config.capabilities if c.name == capability.name)
+    texts = sum((sizes.train > 0, config.probe.worked_examples > 0, bool(settings.skill), bool(settings.oracle)))
+    groups = {
+        "probe": cost.probe_calls(config, sizes, texts),
+        "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),
+        "weights": cost.repeated(cost.weights_calls(config, sizes), work.trainings),
+        "ship": cost.ship_calls(sizes, work.arms),
+        "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
+    }
+    lengths = counter.of(capability, settings.decoding.max_new_tokens)
+    steps = _times(work.trainings, cost.training_steps(config.weights))
+    made = _times(work.trainings, cost.training_completions(config.weights))
+    return CapabilityPlan(
+        name=capability.name,
+        splits={split: len(capability.splits.get(split, ())) for split in SPLITS},
+        stages=tuple(
+            StagePlan(
+                stage=stage,
+                rows=rows,
+                calls=cost.total(rows),
+                tokens=lengths.of(rows),
+                training_steps=steps if stage == "weights" else _NOTHING,
+                training_completions=made if stage == "weights" else _NOTHING,
+            )
+            for stage, rows in groups.items()
+        ),
+        evidence=evidence(sizes.confirm, family, config.gate.ship) if work.arms.upper else None,
+    )
+
+
+def sizes_of(loaded: LoadedConfig, capability: Capability, everyone: Sequence[Capability]) -> Sizes:
+    """Everything that the cost formulas count, for one capability."""
+    config = loaded.config
+    settings = next(c for c in config.capabilities if c.name == capability.name)
+    path = settings.vocabulary or config.skill.proposer.vocabulary
+    words = load_vocabulary(loaded.resolve(path)) if path else Vocabulary((), (), (), ())
+    train = capability.splits.get("train", ())
+    slots = [words.slots_of(e.prompt_text) for e in train]
+    return Sizes(
+        **{split: len(capability.splits.get(split, ())) for split in SPLITS},
+        others=tuple(len(c.splits.get("search", ())) for c in everyone if c.name != capability.name),
+        drafts=min(cost.MOST_DRAFTS, len(words.rules) + 3 * len(words.facts) + 2 * len(words.examples)),
+        topics=len({s for row in slots for s in row}) + 1,
+        topics_per_row=max((len(row) for row in slots), default=0) + 1,
+        seed_lines=len((capability.seed_skill or "").splitlines()),
+    )
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Mean tokens of a prompt, of a document and of an answer."""
+
+    prompt: float
+    text: Estimate
+    answer: Estimate
+
+    def of(self, rows: Sequence[Calls]) -> Estimate:
+        """Tokens in and out of all rows."""
+        typical = sum(r.typical * (self.prompt + self.answer.typical + r.reads_text * self.text.typical) for r in rows)
+        upper = sum(r.upper * (self.prompt + self.answer.upper + r.reads_text * self.text.upper) for r in rows)
+        return Estimate(typical=ceil(typical), upper=ceil(upper))
+
+
+class _Tokens:
+    """Token lengths of capabilities, by one way of counting."""
+
+    def __init__(self, count: CountTokens, config: Config) -> None:
+        self._count, self._config = count, config
+
+    def of(self, capability: Capability, max_new_tokens: int) -> _Lengths:
+        """Lengths for cost: means over all examples; the cap of documents and answers as upper values."""
+        examples = _examples(capability)
+        cap = self._config.skill.max_tokens
+        seed = self._count(capability.seed_skill) if capability.seed_skill else cap // 4
+        answers = ceil(self._mean([e.gold_completion for e in examples])) + 1
+        return _Lengths(
+            prompt=self._mean([e.prompt_text for e in examples]),
+            text=Estimate(typical=min(seed, cap), upper=cap),
+            answer=Estimate(typical=min(answers, max_new_tokens), upper=max_new_tokens),
+        )
+
+    def longest(self, capability: Capability) -> int:
+        """Tokens of the longest prompt with a full document and a full answer."""
+        settings = next(c for c in self._config.capabilities if c.name == capability.name)
+        prompt = max((self._count(e.prompt_text) for e in _examples(capability)), default=0)
+        return prompt + self._config.skill.max_tokens + settings.decoding.max_new_tokens
+
+    def _mean(self, texts: Sequence[str]) -> float:
+        return sum(self._count(t) for t in texts) / len(texts) if texts else 0.0
+
+
+def _characters(text: str) -> int:
+    return ceil(len(text) / CHARACTERS_PER_TOKEN)
+
+
+def _examples(capability: Capability) -> list[Example]:
+    return [e for split in SPLITS for e in capability.splits.get(split, ())]
+
+
+def _sum(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(typical=sum(e.typical for e in estimates), upper=sum(e.upper for e in estimates))
+
+
+def _times(estimate: Estimate, by: int) -> Estimate:
+    return Estimate(typical=estimate.typical * by, upper=estimate.upper * by)
+
+
+def _model_folder(loaded: LoadedConfig) -> Path | None:
+    path = loaded.config.model.path
+    if path == REFERENCE:
+        try:
+            return reference_folder()
+        except BackendError:
+            return None
+    folder = loaded.resolve(path)
+    return folder if folder.is_dir() else None
+
+
+def _warnings(config: Config, rows: Sequence[CapabilityPlan], calls: Estimate, tokens: Estimate) -> Iterator[str]:
+    for row in rows:
+        if row.evidence is not None:
+            yield from _too_small(row.name, row.evidence)
+    for what, limit, estimate in (("calls", config.budget.calls, calls), ("tokens", config.budget.tokens, tokens)):
+        if limit is not None and limit < estimate.upper:
+            short = limit < estimate.typical
+            need = f"even the typical {estimate.typical:,}" if short else f"the upper bound {estimate.upper:,}"
+            yield f"budget.{what}: {limit:,} is below {need}; the run {'will' if short else 'may'} stop (exit code 3)"
+
+
+def _too_small(name: str, plan: EvidencePlan) -> Iterator[str]:
+    for shown, where in ((plan.alone, "alone"), (plan.worst_case, f"as the hardest of {plan.family} tests")):
+        if shown.effect is None or shown.effect > plan.minimum_effect:
+            seen = "none is measurable" if shown.effect is None else f"only from +{shown.effect:.3f} on"
+            goal, size = f"a gain of +{plan.minimum_effect:g}", f"{plan.confirm} confirm examples"
+            yield (
+                f"{name}: {size} cannot show {goal} {where}, {seen} (power {plan.target_power:g}); "
+                f"{shown.needed:,} examples or a larger gate.ship.minimum_effect would do"
+            )
+            return

@@ -1,0 +1,209 @@
+"""How many completions every stage asks for, as formulas over sizes: `typical`, and `upper` that is not exceeded.
+
+Completions that are asked for twice are paid once, so the upper bounds are reached only where nothing repeats.
+
+Does not: read data or configuration files, or know prices (see `plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from pydantic import BaseModel, ConfigDict
+
+from hybrid.config.schema import Config, SkillConfig, WeightsConfig
+from hybrid.evidence.power import NOISE
+from hybrid.skill.schedule import edit_budget
+
+DRAFT_ROWS = 32
+"""Training rows that the draft document of the probes is made from."""
+PRUNE_BATCHES, MOST_VICTIMS, SCREEN = 4, 8, 2
+"""As in `hybrid.skill`: batches the deletion pass checks, lines tried to make room, rows that screen a draft."""
+MOST_DRAFTS = 48
+RACE_SHARE = 0.5
+"""Share of a full evaluation that a race typically spends on a challenger (`scripts/bench_gates.py` measures it)."""
+
+
+class Estimate(BaseModel):
+    """A count: what is typical, and what is not exceeded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    typical: int
+    upper: int
+
+
+class Calls(BaseModel):
+    """Completions asked for one purpose. `reads_text`: the prompt carries a skill document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    what: str
+    typical: int
+    upper: int
+    reads_text: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Examples per split, and of `search` in every other capability; what the proposer has to try.
+
+    `drafts` is the most edits tried for one topic, `topics` the distinct ones of `train`, `topics_per_row` the most in
+    one row (each plus one, for edits that concern every example); `seed_lines` are those of the seed document.
+    """
+
+    train: int
+    search: int
+    confirm: int
+    test: int
+    variant: int
+    others: tuple[int, ...] = ()
+    drafts: int = 0
+    topics: int = 1
+    topics_per_row: int = 1
+    seed_lines: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What will be built for a capability: documents optimised, adapters trained, arms that reach the ship gate."""
+
+    documents: Estimate
+    trainings: Estimate
+    arms: Estimate
+
+
+def noise_for(effect: float) -> float:
+    """Share of examples that flip for no reason, each way: that of `power`, less where the effect leaves no room."""
+    return min(NOISE, (1.0 - effect) / 2.0)
+
+
+def total(rows: Iterable[Calls]) -> Estimate:
+    """Sums of both columns."""
+    rows = tuple(rows)
+    return Estimate(typical=sum(r.typical for r in rows), upper=sum(r.upper for r in rows))
+
+
+def expected_work(config: Config, name: str) -> Work:
+    """From `router.force` and `router.counterfactual`; without them the route may lead to any one or two arms."""
+
+    def fixed(documents: int, trainings: int, arms: int) -> Work:
+        return Work(*(Estimate(typical=n, upper=n) for n in (documents, trainings, arms)))
+
+    if config.router.counterfactual:
+        return fixed(1, 2, 3)
+    forced = {"skill": (1, 0, 1), "weights": (0, 1, 1), "both": (1, 1, 2), "keep": (0, 0, 0), "neither": (0, 0, 0)}
+    if name in config.router.force:
+        return fixed(*forced[config.router.force[name]])
+    one = Estimate(typical=1, upper=1)
+    return Work(one, one, Estimate(typical=1, upper=2))
+
+
+def reflection_trials(failures: int, budget: int, sizes: Sizes, trials: int) -> int:
+    """Most completions of one reflection: every draft of every topic looked at, the body itself, and making room."""
+    topics = min(sizes.topics, failures * sizes.topics_per_row, 2 * budget + 1)
+    return (topics * (sizes.drafts + 1) + budget * MOST_VICTIMS) * trials
+
+
+def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:
+    """`texts` counts the texts tried apart from the irrelevant control: seed, draft, worked examples, oracle."""
+    probe, trials = config.probe, config.skill.proposer.trials
+    e, rows = min(probe.examples, sizes.search), min(DRAFT_ROWS, sizes.train)
+    tried = reflection_trials(rows, DRAFT_ROWS, sizes, trials)
+    variants = min(probe.variants, sizes.variant)
+    return (
+        Calls(what="draft: training rows", typical=rows, upper=rows),
+        Calls(
+            what="draft: trials", typical=first_trials(sizes), upper=max(tried, first_trials(sizes)), reads_text=True
+        ),
+        Calls(what="greedy", typical=e, upper=e),
+        Calls(what="samples", typical=e * probe.samples, upper=e * probe.samples),
+        Calls(what="texts and control", typical=e * (texts + 1), upper=e * (texts + 1), reads_text=True),
+        Calls(what="samples under a text", typical=e * probe.samples // 2, upper=e * probe.samples, reads_text=True),
+        Calls(what="variants", typical=variants, upper=variants),
+    )
+
+
+def first_trials(sizes: Sizes) -> int:
+    """Completions of screening every draft of every topic once, after which the trial book answers."""
+    return sizes.topics * sizes.drafts * SCREEN
+
+
+def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...]:
+    """One optimisation: batches and trials on `train`, races on `search`, and the deletion pass on both.
+
+    A step races its edits together and, where they lose, one by one. `part` is the race's number of examples per part.
+    """
+    steps = skill.epochs * ceil(sizes.train / skill.batch)
+    batches, budgets = skill.epochs * sizes.train, [edit_budget(step, steps, skill.edits) for step in range(steps)]
+    reflections = ceil(min(skill.batch, sizes.train) / skill.minibatch)
+    trials = reflections * sum(reflection_trials(skill.minibatch, b, sizes, skill.proposer.trials) for b in budgets)
+    races = sum(b + 1 if b > 1 else 1 for b in budgets)
+    checked = sizes.search + min(sizes.train, PRUNE_BATCHES * skill.batch)
+    lines = sizes.seed_lines + sum(budgets)
+    return (
+        Calls(what="batches", typical=batches, upper=batches, reads_text=True),
+        Calls(what="trials", typical=min(first_trials(sizes), trials), upper=trials, reads_text=True),
+        Calls(what="start on search", typical=sizes.search, upper=sizes.search, reads_text=True),
+        Calls(
+            what="races", typical=ceil(RACE_SHARE * steps * sizes.search), upper=races * sizes.search, reads_text=True
+        ),
+        Calls(
+            what="deletion pass",
+            typical=min(lines * part, lines * checked),
+            upper=(lines + 1) * checked,
+            reads_text=True,
+        ),
+    )
+
+
+def training_steps(weights: WeightsConfig) -> int:
+    """Optimiser steps of one training."""
+    return weights.grpo.steps if weights.method == "grpo" else weights.sft.steps
+
+
+def training_completions(weights: WeightsConfig) -> int:
+    """Completions that one training generates; none for supervised fine-tuning."""
+    grpo = weights.grpo
+    return grpo.steps * grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+
+
+def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
+    """One training: its own completions, every checkpoint and the start on `search`, the ordering of rows."""
+    checkpoints = ceil(training_steps(config.weights) / config.weights.checkpoint_every)
+    selection, made = checkpoints * sizes.search, training_completions(config.weights)
+    ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
+    return (
+        Calls(what="ordering of rows", typical=ordering, upper=ordering),
+        Calls(what="training completions", typical=made, upper=made, reads_text=True),
+        Calls(what="checkpoints on search", typical=selection, upper=selection, reads_text=True),
+        Calls(what="start on search", typical=sizes.search, upper=sizes.search),
+    )
+
+
+def ship_calls(sizes: Sizes, arms: Estimate) -> tuple[Calls, ...]:
+    """Base and arms, each on `confirm` and `variant`; nothing when no arm can be built."""
+    each = sizes.confirm + sizes.variant
+    return (
+        Calls(what="base", typical=each * min(1, arms.typical), upper=each * min(1, arms.upper)),
+        Calls(what="arms", typical=each * arms.typical, upper=each * arms.upper, reads_text=True),
+    )
+
+
+def verify_calls(sizes: Sizes, arms: Estimate, collateral_examples: int) -> tuple[Calls, ...]:
+    """Base and arms on the sealed `test`; variants without an arm; other capabilities under the placed change."""
+    others = sum(min(n, collateral_examples) for n in sizes.others)
+    return (
+        Calls(what="base on test", typical=sizes.test, upper=sizes.test),
+        Calls(what="base on variants", typical=0 if arms.typical else sizes.variant, upper=sizes.variant),
+        Calls(what="arms on test", typical=sizes.test * arms.typical, upper=sizes.test * arms.upper, reads_text=True),
+        Calls(what="collateral: base", typical=0, upper=others * min(1, arms.upper)),
+        Calls(what="collateral: placed", typical=0, upper=others * min(1, arms.upper), reads_text=True),
+    )
+
+
+def repeated(rows: Sequence[Calls], times: Estimate) -> tuple[Calls, ...]:
+    """The same rows for so many documents or trainings."""
+    return tuple(
+        r.model_copy(update={"typical": r.typical * times.typical, "upper": r.upper * times.upper}) for r in rows
+    )

@@ -1,0 +1,247 @@
+"""The run: probe, route, improve, gate, verify, report; the same command goes on where the last attempt stopped.
+
+Resume is replay: every stage is deterministic, completions and trainings are found on disk by content, and sealed
+splits may only be opened again for the same candidates. So a resumed run takes the same path and pays for nothing twice.
+
+Does not: measure, decide or draw; the rooms it calls do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hybrid.backends.build import build_backend
+from hybrid.capability.types import Capability
+from hybrid.config.loader import LoadedConfig, resolved_json
+from hybrid.evidence.gate import finalize, ship_gate
+from hybrid.evidence.types import Verdict
+from hybrid.pipeline import workers
+from hybrid.pipeline.arms import Shipping, arms_of, judge
+from hybrid.pipeline.assemble import assemble, profile_json
+from hybrid.pipeline.improve import Improved, Improver, keep_adapter, wanted_arms
+from hybrid.pipeline.prepare import load_capabilities
+from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
+from hybrid.pipeline.training import cache_folder, make_job, run_job
+from hybrid.pipeline.verify import Verified, collateral, verify
+from hybrid.probe.base import ProbeContext
+from hybrid.probe.profile import Probed, irrelevant_text, profile_capability, worked_examples
+from hybrid.report.render import write_report
+from hybrid.router.place import ArmName, Placement, place
+from hybrid.router.route import Route, route
+from hybrid.store.atomic import write_json, write_text
+from hybrid.store.faults import faultpoint
+from hybrid.store.folder import RunFolder
+
+
+@dataclass
+class Outcome:
+    """Everything known about one capability, filled stage by stage."""
+
+    capability: Capability
+    texts: dict[str, str] = field(default_factory=dict)
+    probed: Probed | None = None
+    route: Route | None = None
+    improved: Improved = field(default_factory=Improved)
+    shipping: Shipping | None = None
+    verdicts: dict[ArmName, Verdict] = field(default_factory=dict)
+    placement: Placement | None = None
+    counterfactual: Placement | None = None
+    verified: Verified | None = None
+
+
+def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: bool = False, on_event: OnEvent) -> Path:
+    """Run everything, or only the probes, into the folder `out`; returns `report/placement.json` (or `profile.json`).
+
+    Under `accelerate launch` every process calls this; rank 0 leads and the others join its trainings. Raises
+    HybridError subclasses; whatever was paid for by then is kept.
+    """
+    capabilities = load_capabilities(loaded)
+    workers.join(cpu=loaded.config.model.device == "cpu")
+    try:
+        if workers.rank() > 0:
+            return _follow(loaded, capabilities, out)
+        with RunFolder(out) as folder:
+            if fresh:
+                folder.clear()
+            try:
+                return _lead(loaded, folder, capabilities, probe_only, on_event)
+            finally:
+                if workers.world_size() > 1:
+                    workers.broadcast({"kind": "stop"})
+    finally:
+        workers.leave()
+
+
+def _follow(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> Path:
+    by_name = {c.name: c for c in capabilities}
+    while (order := workers.broadcast(None))["kind"] == "train":
+        job = make_job(loaded, by_name[order["capability"]], out, order)
+        run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
+    return out / "report" / "placement.json"
+
+
+def _lead(
+    loaded: LoadedConfig,
+    folder: RunFolder,
+    capabilities: tuple[Capability, ...],
+    probe_only: bool,
+    on_event: OnEvent,
+) -> Path:
+    started = time.monotonic()
+    config = loaded.config
+    backend = build_backend(config.model, config.backend, loaded.resolve, cache_folder(folder.path))
+    info = backend.info()
+    resumed = folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+    folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
+    session = open_session(loaded, folder, capabilities, backend, on_event)
+    head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
+    on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
+    if info.device == "cpu" and config.model.device == "auto":
+        session.warn("device: auto found no CUDA device and ran on the CPU")
+    outcomes = [Outcome(c) for c in capabilities]
+    _probe(session, outcomes)
+    if probe_only:
+        return _write_profiles(session, outcomes)
+    for outcome in outcomes:
+        _improve(session, outcome)
+    for outcome in outcomes:
+        _judge(session, outcome)
+    _place(session, outcomes)
+    for outcome in outcomes:
+        _verify(session, outcome)
+    path = _report(session, outcomes)
+    placements = {o.capability.name: o.placement.placement for o in outcomes if o.placement}
+    done = {"report": str(path), "placements": placements, "seconds": round(time.monotonic() - started, 2)}
+    folder.events.append("run.done", placements=placements)
+    on_event("run.done", {**done, "reused_calls": session.meter.reused})
+    return path
+
+
+def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
+    config = session.loaded.config
+    for outcome in outcomes:
+        capability = outcome.capability
+        with session.stage(capability.name, "draft") as note:
+            improver = Improver(session, capability)
+            settings = session.settings(capability)
+            oracle = session.loaded.resolve(settings.oracle).read_text(encoding="utf-8") if settings.oracle else ""
+            outcome.texts = {
+                "seed": improver.seed_document().body,
+                "draft": improver.draft(),
+                "worked examples": worked_examples(capability.splits["train"], config.probe.worked_examples),
+                "oracle": oracle,
+            }
+            note["summary"] = f"{len(outcome.texts['draft'].splitlines())} lines from training failures"
+    for i, outcome in enumerate(outcomes):
+        capability = outcome.capability
+        own = outcome.texts["draft"] or outcome.texts["worked examples"]
+        others = [o.texts["draft"] for o in [*outcomes[i + 1 :], *outcomes[:i]]]
+        with session.stage(capability.name, "probe") as note:
+            context = ProbeContext(
+                session.meter,
+                capability,
+                config.probe,
+                session.backend.info().fingerprint,
+                session.sampling(capability),
+                config.seed,
+            )
+            outcome.probed = profile_capability(context, outcome.texts, irrelevant_text(own, others, config.seed))
+            outcome.route = route(outcome.probed.profile, config.router, config.router.force.get(capability.name))
+            note["summary"] = f"-> {outcome.route.placement} (confidence {outcome.route.confidence:.2f})"
+        faultpoint("stage.probe")
+
+
+def _improve(session: Session, outcome: Outcome) -> None:
+    assert outcome.route is not None
+    arms = wanted_arms(outcome.route, session.loaded.config.router.counterfactual)
+    outcome.improved = Improver(session, outcome.capability).improve(arms, outcome.route.fallback)
+    faultpoint("stage.improve")
+
+
+def _judge(session: Session, outcome: Outcome) -> None:
+    if not outcome.improved.built:
+        return
+    with session.stage(outcome.capability.name, "ship") as note:
+        outcome.shipping = judge(session, outcome.capability, outcome.improved.built)
+        note["summary"] = ", ".join(f"{a}: {v.decision} ({v.delta:+.2f})" for a, v in outcome.shipping.verdicts.items())
+    faultpoint("stage.ship")
+
+
+def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
+    """Correct over every arm of every capability that asked, then place each capability on what is left."""
+    policy = session.loaded.config.gate.ship
+    asked = {
+        f"{o.capability.name}/{arm}": verdict
+        for o in outcomes
+        if o.shipping is not None
+        for arm, verdict in o.shipping.verdicts.items()
+    }
+    corrected = finalize(asked, policy)
+    for outcome in outcomes:
+        assert outcome.route is not None
+        shipping = outcome.shipping
+        if shipping is not None:
+            outcome.verdicts = {arm: corrected[f"{outcome.capability.name}/{arm}"] for arm in shipping.verdicts}
+        routed = set(wanted_arms(outcome.route, False)) | ({outcome.route.fallback} & set(outcome.verdicts))
+        outcome.placement = _placed(session, outcome, {a: v for a, v in outcome.verdicts.items() if a in routed})
+        if session.loaded.config.router.counterfactual:
+            outcome.counterfactual = _placed(session, outcome, outcome.verdicts)
+
+
+def _placed(session: Session, outcome: Outcome, verdicts: dict[ArmName, Verdict]) -> Placement:
+    config = session.loaded.config
+    shipping = outcome.shipping
+    assert outcome.route is not None
+
+    def compare(cheaper: ArmName, dearer: ArmName) -> Verdict:
+        assert shipping is not None
+        values = shipping.measured[cheaper].values, shipping.measured[dearer].values
+        return ship_gate(*values, config.gate.ship)
+
+    return place(
+        outcome.route,
+        {} if shipping is None else arms_of(shipping, verdicts),
+        compare,
+        minimum_effect=config.gate.ship.minimum_effect,
+        transfer_floor=config.router.transfer,
+    )
+
+
+def _verify(session: Session, outcome: Outcome) -> None:
+    capability, placement = outcome.capability, outcome.placement
+    assert placement is not None
+    with session.stage(capability.name, "verify") as note:
+        outcome.verified = verify(session, capability, outcome.improved.built)
+        placed = next((b for arm, b in outcome.improved.built.items() if arm == placement.placement), None)
+        if placed is not None:
+            outcome.verified.collateral = collateral(session, capability, placed)
+            keep_adapter(session, capability, placed)
+        scores = {name: m.mean for name, m in outcome.verified.test.items()}
+        note["summary"] = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+    faultpoint("stage.verify")
+
+
+def _write_profiles(session: Session, outcomes: Sequence[Outcome]) -> Path:
+    path = session.folder.path / "report" / "profile.json"
+    write_json(path, profile_json(session, outcomes))
+    return path
+
+
+def _report(session: Session, outcomes: Sequence[Outcome]) -> Path:
+    path = session.folder.path / "report" / "placement.json"
+    faultpoint("stage.report")
+    report = assemble(session, outcomes, created=_created(session))
+    write_text(path, report.to_json())
+    write_report(session.folder.path, session.loaded.config.report.formats)
+    return path
+
+
+def _created(session: Session) -> str:
+    """When the run began (first attempt), in UTC: the same in every attempt, so that reports keep their bytes."""
+    first: dict[str, Any] = session.folder.events.all("attempt.started")[0]
+    return datetime.fromtimestamp(first["t"], UTC).isoformat(timespec="seconds")

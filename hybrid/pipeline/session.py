@@ -1,0 +1,129 @@
+"""What every stage of a run shares: the configuration, the capabilities, the meter, the run folder and the events.
+
+Does not: decide the order of stages (see `run`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybrid import __version__
+from hybrid.backends.base import Adapter, Backend, Sampling
+from hybrid.capability.types import Capability
+from hybrid.config.loader import LoadedConfig
+from hybrid.config.schema import CapabilityConfig
+from hybrid.evidence.ledger import Ledger
+from hybrid.evidence.measure import Meter
+from hybrid.evidence.rollouts import RolloutStore
+from hybrid.evidence.types import Candidate
+from hybrid.store.folder import RunFolder
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+NOT_IDENTITY = ("budget", "report", "backend.batch_size", "model.threads")
+"""Configuration keys that may change between attempts of one run: they change what it may cost and how it is shown or
+scheduled, never what is measured."""
+
+
+def identity_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a dumped configuration that decides what a run measures."""
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    for dotted in NOT_IDENTITY:
+        first, _, rest = dotted.partition(".")
+        if rest:
+            kept.get(first, {}).pop(rest, None)
+        else:
+            kept.pop(first, None)
+    return kept
+
+
+@dataclass
+class Session:
+    """One attempt at a run."""
+
+    loaded: LoadedConfig
+    folder: RunFolder
+    capabilities: tuple[Capability, ...]
+    backend: Backend
+    meter: Meter
+    ledger: Ledger
+    on_event: OnEvent
+    started: float = field(default_factory=time.monotonic)
+    warnings: list[str] = field(default_factory=list)
+
+    def settings(self, capability: Capability) -> CapabilityConfig:
+        """The configuration of a capability."""
+        return next(c for c in self.loaded.config.capabilities if c.name == capability.name)
+
+    def sampling(self, capability: Capability) -> Sampling:
+        """How judged answers of a capability are generated."""
+        return Sampling(**self.settings(capability).decoding.model_dump())
+
+    def candidate(self, capability: Capability, skill: str = "", adapter: Adapter | None = None) -> Candidate:
+        """The base with a skill text, an adapter, both or neither, at the capability's own decoding."""
+        return Candidate(self.backend.info().fingerprint, skill, adapter, self.sampling(capability))
+
+    def warn(self, message: str) -> None:
+        """Put a warning on the report and the display, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self.on_event("warning", {"message": message})
+
+    @contextmanager
+    def stage(self, capability: str, stage: str) -> Iterator[dict[str, str]]:
+        """A stage with its start and end on record. Put a one-line `summary` into the yielded dict."""
+        self.on_event("stage.started", {"capability": capability, "stage": stage})
+        self.meter.progress = lambda name, done, total: self.on_event(
+            "progress", {"capability": capability, "stage": stage, "done": done, "total": total, "unit": "answers"}
+        )
+        began = time.monotonic()
+        note: dict[str, str] = {}
+        yield note
+        seconds = round(time.monotonic() - began, 3)
+        data = {"capability": capability, "stage": stage, "seconds": seconds, "summary": note.get("summary", "")}
+        self.folder.events.append("stage.done", **data, peak_memory_mb=peak_memory_mb())
+        self.on_event("stage.done", data)
+
+
+def peak_memory_mb() -> int:
+    """Peak resident memory of this process so far, in MiB."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / 1024) if sys.platform != "darwin" else int(peak / 1024 / 1024)
+
+
+def identity_fields(loaded: LoadedConfig, capabilities: tuple[Capability, ...], backend: Backend) -> dict[str, Any]:
+    """What makes a run this run: configuration, data, code version, base model and where it runs."""
+    info = backend.info()
+    return {
+        "config": identity_config(loaded.config.model_dump(mode="json")),
+        "data": {c.name: c.fingerprint() for c in capabilities},
+        "code": __version__,
+        "model": {"fingerprint": info.fingerprint, "dtype": info.dtype, "device": info.device},
+    }
+
+
+def open_session(
+    loaded: LoadedConfig, folder: RunFolder, capabilities: tuple[Capability, ...], backend: Backend, on_event: OnEvent
+) -> Session:
+    """Build the shared parts over an already claimed run folder."""
+    config = loaded.config
+    store = RolloutStore(folder.path / "rollouts")
+    ledger = Ledger(config.budget, store.all(), folder.events.wall_seconds())
+    batch = getattr(config.backend, "batch_size", 64)
+    meter = Meter(
+        backend,
+        store,
+        ledger,
+        folder.events,
+        seed=config.seed,
+        separator=config.model.skill_separator,
+        chunk=4 * batch,
+    )
+    return Session(loaded, folder, capabilities, backend, meter, ledger, on_event)

@@ -1,0 +1,57 @@
+"""Where a run is, from its folder alone: nothing is locked, loaded or changed.
+
+Does not: follow a run live (it reads the events that are there).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hybrid.errors import UsageError
+from hybrid.store.records import RecordLog
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """State, attempts, finished stages by capability and the placements when there are any.
+
+    `state` is `done`, `running` (a process holds the folder) or `stopped` (the same command goes on).
+    """
+    identity = run_dir / "run.json"
+    if not identity.is_file():
+        raise UsageError(f"{run_dir} is not a run folder: it has no run.json; name the folder given to --out")
+    events = list(RecordLog(run_dir / "events.jsonl").read())
+    attempts = [e for e in events if e["kind"] == "attempt.started"]
+    last_attempt = attempts[-1]["seq"] if attempts else 0
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event["kind"] == "stage.done" and event["seq"] > last_attempt:
+            data = event["data"]
+            row = {"stage": data["stage"], "seconds": data["seconds"], "summary": data["summary"]}
+            stages.setdefault(data["capability"], []).append({**row, "peak_memory_mb": data["peak_memory_mb"]})
+    done = [e for e in events if e["kind"] == "run.done" and e["seq"] > last_attempt]
+    held = (run_dir / "OWNER").is_file() and _alive(run_dir / "OWNER")
+    report = run_dir / "report" / "placement.json"
+    return {
+        "run": str(run_dir),
+        "name": json.loads(identity.read_text(encoding="utf-8"))["fields"]["config"]["name"],
+        "state": "done" if done else ("running" if held else "stopped"),
+        "attempts": len(attempts),
+        "last_event_seconds": events[-1]["t"] if events else None,
+        "stages": stages,
+        "placements": done[-1]["data"]["placements"] if done else {},
+        "report": str(report) if report.is_file() else None,
+    }
+
+
+def _alive(owner: Path) -> bool:
+    import os
+
+    try:
+        os.kill(int(owner.read_text(encoding="utf-8")), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,133 @@
+"""Training an arm's adapter: the job from the configuration, all ranks in it together, checkpoints selected on `search`.
+
+Does not: know how a trainer works (see `hybrid.weights`), or decide whether an adapter ships.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hybrid.backends.base import Adapter
+from hybrid.capability.types import Capability
+from hybrid.config.loader import LoadedConfig
+from hybrid.evidence.ledger import Cost
+from hybrid.evidence.stats import mean_interval
+from hybrid.evidence.types import Measurement
+from hybrid.pipeline import workers
+from hybrid.pipeline.session import Session
+from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.schedule import plain, structured_first
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hybrid.backends.loading import LoadedModel
+
+
+def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, order: dict[str, Any]) -> TrainJob:
+    """The training job that an order names. The same order gives every rank the same job."""
+    config = loaded.config
+    settings = next(c for c in config.capabilities if c.name == capability.name)
+    return TrainJob(
+        capability=capability.name,
+        examples=capability.splits["train"],
+        skill=order["skill"],
+        stages=tuple(tuple(stage) for stage in order["stages"]),
+        grader=capability.grader,
+        model=config.model,
+        weights=config.weights,
+        max_new_tokens=settings.decoding.max_new_tokens,
+        seed=config.seed,
+        out=run_folder / "checkpoints" / f"{capability.name}-{order['arm']}",
+        method=config.weights.method,
+    )
+
+
+def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) -> TrainResult:
+    """Train on this rank. Returns at once when the job's result is already on disk."""
+    from hybrid.backends.loading import load_base
+    from hybrid.weights.build import build_trainer
+
+    def load() -> LoadedModel:
+        return load_base(loaded.config.model, loaded.resolve, cache)
+
+    return build_trainer(job.method).train(job, load, on_progress)
+
+
+def train_adapter(session: Session, capability: Capability, skill: str, arm: str) -> TrainResult:
+    """Train on all ranks, with the cost in the ledger. Raises BudgetExhausted before starting when nothing is left."""
+    session.ledger.check(0.0, training=True)
+    order: dict[str, Any] = {"kind": "train", "capability": capability.name, "arm": arm, "skill": skill}
+    order["stages"] = [list(stage) for stage in _stages(session, capability, skill)]
+    order = workers.broadcast(order)
+    job = make_job(session.loaded, capability, session.folder.path, order)
+
+    def on_progress(step: int, steps: int, metrics: dict[str, float]) -> None:
+        data = {"capability": capability.name, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
+        session.on_event("progress", data)
+
+    result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
+    session.ledger.pay_training(
+        capability.name,
+        f"train-{arm}",
+        Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
+    )
+    return result
+
+
+def cache_folder(run_folder: Path) -> Path:
+    """Where converted base weights are kept: beside the run folders, so that runs share them."""
+    return run_folder.parent / ".cache"
+
+
+def _stages(session: Session, capability: Capability, skill: str) -> tuple[tuple[int, ...], ...]:
+    examples = capability.splits["train"]
+    schedule = session.loaded.config.weights.schedule
+    if schedule.stages == "none":
+        return plain(len(examples))
+    return structured_first(_answer_spread(session, capability, skill), schedule.count)
+
+
+def _answer_spread(session: Session, capability: Capability, skill: str) -> list[float]:
+    """How open each training row is: the share of different answers among the base's samples (0 is fully structured)."""
+    config = session.loaded.config.probe
+    candidate = session.candidate(capability, skill)
+    sampled = candidate.sampling.model_copy(update={"temperature": config.temperature, "top_p": 1.0})
+    measured = session.meter.measure(
+        type(candidate)(candidate.model_fingerprint, skill, None, sampled),
+        capability,
+        "train",
+        capability.splits["train"],
+        samples=config.samples,
+        stage="schedule",
+    )
+    return [(len({r.text for r in row}) - 1) / max(len(row) - 1, 1) for row in measured.rollouts]
+
+
+def select_checkpoint(
+    session: Session, capability: Capability, result: TrainResult, skill: str, start: Measurement
+) -> tuple[int, Adapter, Measurement] | None:
+    """The checkpoint with the best `search` score, the earliest of equals; None when none beats where it started.
+
+    Training reward never chooses: it can rise while what is wanted falls.
+    """
+    best: tuple[int, Adapter, Measurement] | None = None
+    for step, adapter in result.checkpoints:
+        candidate = session.candidate(capability, skill, adapter)
+        measured = session.meter.measure(candidate, capability, "search", capability.splits["search"], stage="select")
+        if best is None or measured.mean > best[2].mean:
+            best = (step, adapter, measured)
+    margin = session.loaded.config.gate.search.margin
+    if best is None or best[2].mean <= start.mean + margin:
+        return None
+    return best
+
+
+def summary(result: TrainResult, chosen: tuple[int, Adapter, Measurement] | None, start: Measurement) -> str:
+    """One line for the display."""
+    if chosen is None:
+        return f"no checkpoint beats {start.mean:.2f} on search; {result.note}".rstrip("; ")
+    interval = mean_interval(chosen[2].values, 0.95, 0)
+    return (
+        f"step {chosen[0]}: {start.mean:.2f} -> {interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}] on search"
+    )

@@ -1,0 +1,1 @@
+"""Probes: cheap measurements that say what kind of thing a capability is."""

@@ -1,0 +1,77 @@
+"""What a probe gets and what it gives. One file per probe; the profile of a capability is all of them together.
+
+Does not: route, or read any split but `search` and `variant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hybrid.backends.base import Adapter, Sampling
+from hybrid.capability.types import Capability, Example, Split
+from hybrid.config.schema import ProbeConfig
+from hybrid.evidence.measure import Meter
+from hybrid.evidence.types import Candidate, Interval, Measurement
+
+
+class ProbeResult(BaseModel):
+    """One number with its 95 % interval and the examples behind it; None where it is not measurable at this size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    note: str = ""
+    details: dict[str, float | str] = Field(default_factory=dict)
+
+
+Profile = Mapping[str, ProbeResult]
+"""Probe name -> result, for one capability."""
+
+
+def absent(note: str) -> ProbeResult:
+    """A probe that could not be measured, and why."""
+    return ProbeResult(value=None, note=note)
+
+
+def from_interval(interval: Interval, note: str = "", **details: float | str) -> ProbeResult:
+    """An interval as a probe result."""
+    return ProbeResult(
+        value=interval.mean, low=interval.low, high=interval.high, n=interval.n, note=note, details=dict(details)
+    )
+
+
+@dataclass(frozen=True)
+class ProbeContext:
+    """A capability under probing: the meter, the examples (of `search` and `variant`), greedy decoding, settings."""
+
+    meter: Meter
+    capability: Capability
+    config: ProbeConfig
+    model_fingerprint: str
+    greedy: Sampling
+    seed: int
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The examples that every probe shares, so that their results pair: the first of `search`."""
+        return self.capability.splits["search"][: self.config.examples]
+
+    def candidate(self, skill: str = "", *, sampled: bool = False, adapter: Adapter | None = None) -> Candidate:
+        """The base model with a text, greedy or sampled at the probe temperature."""
+        sampling = self.greedy
+        if sampled:
+            sampling = sampling.model_copy(update={"temperature": self.config.temperature, "top_p": 1.0})
+        return Candidate(self.model_fingerprint, skill, adapter, sampling)
+
+    def measure(
+        self, skill: str = "", *, split: Split = "search", examples: Sequence[Example] | None = None, samples: int = 1
+    ) -> Measurement:
+        """Measure the base with a text: greedily when `samples` is 1, otherwise by sampling."""
+        chosen = self.examples if examples is None else examples
+        candidate = self.candidate(skill, sampled=samples > 1)
+        return self.meter.measure(candidate, self.capability, split, chosen, samples=samples, stage="probe")

@@ -1,0 +1,1 @@
+"""The router: a pure policy from evidence to placement, with its reasons."""

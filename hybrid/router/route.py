@@ -1,0 +1,123 @@
+"""Routing: which placement to attempt, from a profile alone.
+
+The rules, in order (thresholds are `router.*` of the configuration; `guardrails` of the docs say where they come from):
+
+1. too few examples: undecided; 2. the base already does it: keep; 3. a text helps and nothing is left to gain: skill;
+4. a text helps, and samples *under that text* vary in success: both; 5. a text helps: skill; 6. samples vary in success
+without any text: weights; 7. neither.
+
+Every rule that was looked at leaves a sentence. The confidence is the weakest link: the smallest normal probability
+that a measured quantity really lies on the side of its threshold on which it was found.
+
+Does not: measure, train, or look at anything but its arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hybrid.config.schema import PlacementName, RouterConfig
+from hybrid.probe.base import ProbeResult, Profile
+
+LEAST_EXAMPLES = 16
+"""Below this many examples a profile says nothing that could be acted on."""
+
+MeasuredKind = Literal["procedural", "factual", "stylistic", "mixed", "unclear"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """The placement to attempt and why. `fallback` is attempted when the first finds nothing."""
+
+    placement: PlacementName
+    reasons: tuple[str, ...]
+    confidence: float
+    fallback: PlacementName | None = None
+    kind: MeasuredKind = "unclear"
+    kind_confidence: float = 0.0
+
+
+@dataclass
+class _Trail:
+    reasons: list[str] = field(default_factory=list)
+    confidence: float = 1.0
+
+    def at_least(self, name: str, probe: ProbeResult | None, threshold: float) -> bool:
+        """Whether a probe reaches a threshold; notes the number and how sure that side is."""
+        if probe is None or probe.value is None:
+            self.reasons.append(f"{name}: not measurable ({probe.note if probe else 'not probed'})")
+            return False
+        above = probe.value >= threshold
+        shown = f"{probe.value:.2f} [{probe.low:.2f}, {probe.high:.2f}], n={probe.n}"
+        self.reasons.append(f"{name} {shown} is {'at least' if above else 'below'} {threshold:.2f}")
+        self.confidence = min(self.confidence, side_probability(probe, threshold))
+        return above
+
+
+def side_probability(probe: ProbeResult, threshold: float) -> float:
+    """Normal probability that the true value is on the same side of `threshold` as the estimate; 0.5 to 1."""
+    if probe.value is None or probe.low is None or probe.high is None:
+        return 0.5
+    error = max((probe.high - probe.low) / (2 * 1.96), 1e-6)
+    return 0.5 * (1 + math.erf(abs(probe.value - threshold) / (error * math.sqrt(2))))
+
+
+def route(profile: Profile, policy: RouterConfig, forced: PlacementName | None = None) -> Route:
+    """The placement to attempt. `forced` overrides the rules and is named as the reason."""
+    trail = _Trail()
+    kind, kind_confidence = measured_kind(profile)
+    placement, fallback = _decide(profile, policy, trail)
+    if forced is not None:
+        trail.reasons.append(f"forced by router.force: {forced} (the probes alone said {placement})")
+        placement, fallback = forced, None
+    return Route(placement, tuple(trail.reasons), round(trail.confidence, 4), fallback, kind, round(kind_confidence, 4))
+
+
+def _decide(profile: Profile, policy: RouterConfig, trail: _Trail) -> tuple[PlacementName, PlacementName | None]:
+    base = profile["base"]
+    if base.n < LEAST_EXAMPLES:
+        trail.reasons.append(f"only {base.n} examples in `search`: not measurable at this size")
+        trail.confidence = 0.5
+        return "undecided", None
+    if trail.at_least("base score", base, policy.keep_above):
+        return "keep", None
+    text = _text_helps(profile, policy, trail)
+    before = trail.confidence
+    gradients = _sampling_viable(profile, policy, trail, "")
+    if text:
+        trail.confidence = before  # what sampling without a text does is not what this decision rests on
+        fallback: PlacementName | None = "weights" if gradients else None
+        if trail.at_least("score with the best text", profile.get("text_score"), policy.keep_above):
+            return "skill", fallback
+        if _sampling_viable(profile, policy, trail, "text_"):
+            return "both", None
+        return "skill", fallback
+    return ("weights", None) if gradients else ("neither", None)
+
+
+def _text_helps(profile: Profile, policy: RouterConfig, trail: _Trail) -> bool:
+    gain = profile.get("context_gain")
+    enough = trail.at_least("context gain", gain, policy.context_gain)
+    return enough and gain is not None and gain.low is not None and gain.low > 0
+
+
+def _sampling_viable(profile: Profile, policy: RouterConfig, trail: _Trail, prefix: str) -> bool:
+    under = " under the best text" if prefix else ""
+    gain = trail.at_least(f"sampling gain{under}", profile.get(prefix + "sampling_gain"), policy.sampling_gain)
+    return gain and trail.at_least(f"signal rate{under}", profile.get(prefix + "signal_rate"), policy.signal_rate)
+
+
+def measured_kind(profile: Profile) -> tuple[MeasuredKind, float]:
+    """What the profile's signature says: factual where answers are unknown to any sample and a text supplies them,
+    stylistic where a text repairs the format, procedural where the model can do it sometimes or on instruction."""
+    unknown, gain, shape = profile.get("unknown"), profile.get("context_gain"), profile.get("format")
+    if unknown is None or unknown.value is None:
+        return "unclear", 0.0
+    text_helps = gain is not None and gain.low is not None and gain.low > 0
+    if shape is not None and shape.value is not None and shape.value < 0.5 and text_helps:
+        return "stylistic", side_probability(shape, 0.5)
+    if unknown.value >= 0.5:
+        return ("factual", side_probability(unknown, 0.5)) if text_helps else ("unclear", 0.0)
+    return "procedural", side_probability(unknown, 0.5)

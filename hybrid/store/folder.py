@@ -1,0 +1,153 @@
+"""The run folder: identity, lock, paths and events.
+
+A folder belongs to one identity: the hash of the resolved configuration, the data, the code version and the base
+model. The same command on the same folder goes on; another identity is refused with the fields that differ.
+Does not: know what a stage computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hybrid.errors import RunFolderError
+from hybrid.store.atomic import canonical_json, write_json, write_text
+from hybrid.store.records import RecordLog
+
+SCHEMA_VERSION = 1
+
+
+class EventLog:
+    """`events.jsonl`: what happened, in order. `seq` numbers events from 1 over all attempts; `t` is Unix seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = RecordLog(path)
+        self._log.repair()
+        self._events = list(self._log.read())
+
+    def append(self, kind: str, **data: Any) -> dict[str, Any]:
+        """Record one event durably and return it."""
+        event = {"seq": len(self._events) + 1, "t": round(time.time(), 3), "kind": kind, "data": data}
+        self._log.append([event])
+        self._events.append(event)
+        return event
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._events)
+
+    def last(self, kind: str, **match: Any) -> dict[str, Any] | None:
+        """The newest event of `kind` whose data hold all of `match`; None when there is none."""
+        for event in reversed(self._events):
+            if event["kind"] == kind and all(event["data"].get(k) == v for k, v in match.items()):
+                return dict(event)
+        return None
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        """Every event of `kind`, oldest first."""
+        return [e for e in self._events if e["kind"] == kind]
+
+    def wall_seconds(self) -> float:
+        """Seconds from the start of each attempt to its last event, summed over attempts: pauses are not counted."""
+        total, started, newest = 0.0, None, 0.0
+        for event in self._events:
+            if event["kind"] == "attempt.started":
+                total += newest - started if started is not None else 0.0
+                started = event["t"]
+            newest = event["t"]
+        return total + (newest - started if started is not None else 0.0)
+
+
+def identity_hash(fields: Mapping[str, Any]) -> str:
+    """sha256 (hex) of the identity fields."""
+    return hashlib.sha256(canonical_json(dict(fields)).encode()).hexdigest()
+
+
+class RunFolder:
+    """A locked run folder. Use as a context manager; a second process is refused with the owner's pid."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(str(path / "LOCK"), mode=0o644)
+        self.events: EventLog
+
+    def __enter__(self) -> RunFolder:
+        if self.path.is_symlink():
+            raise RunFolderError(f"{self.path} is a symbolic link; name the folder itself")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            owner = self._owner.read_text(encoding="utf-8").strip() if self._owner.exists() else "unknown"
+            raise RunFolderError(
+                f"{self.path} is in use by process {owner}; wait for it, or give --out another folder"
+            ) from None
+        self._owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        self.events = EventLog(self.path / "events.jsonl")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._owner.unlink(missing_ok=True)
+        self._lock.release()
+
+    @property
+    def _owner(self) -> Path:
+        return self.path / "OWNER"
+
+    def clear(self) -> None:
+        """Remove everything that a run writes (`--fresh`); the lock stays held. Other files are left alone."""
+        for name in ("run.json", "config.resolved.json", "events.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("rollouts", "skills", "adapters", "checkpoints", "report"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.events = EventLog(self.path / "events.jsonl")
+
+    def claim(self, fields: Mapping[str, Any], resolved_config: str) -> bool:
+        """Bind the folder to an identity. True when it already held this one (a resume). Raises on any other."""
+        path = self.path / "run.json"
+        wanted = {"schema_version": SCHEMA_VERSION, "identity": identity_hash(fields), "fields": dict(fields)}
+        if path.exists():
+            self._refuse_other(path, wanted)
+            return True
+        write_text(self.path / "config.resolved.json", resolved_config)
+        write_json(path, wanted)
+        return False
+
+    def _refuse_other(self, path: Path, wanted: Mapping[str, Any]) -> None:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            identity, fields = found["identity"], found["fields"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error}); start over with --fresh or another --out") from None
+        if found.get("schema_version") != SCHEMA_VERSION:
+            raise RunFolderError(
+                f"{path} was written by another version (schema {found.get('schema_version')}, this is {SCHEMA_VERSION}); "
+                "use that version, or start over with --fresh"
+            )
+        if identity != wanted["identity"]:
+            differing = sorted(_differences(fields, wanted["fields"]))
+            shown = ", ".join(differing[:8]) or "the identity itself"
+            raise RunFolderError(
+                f"{self.path} belongs to another run: {shown} differ; give --out another folder, or --fresh to start over"
+            )
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(set(old) | set(new))
+            for line in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in _differences(a, b, f"{prefix}[{i}]")
+        ]
+    return [] if old == new else [prefix]

@@ -1,0 +1,95 @@
+"""What a weight trainer is asked and what it answers.
+
+Does not: train, touch disk or import torch. `hybrid.weights.grpo` and `hybrid.weights.sft` hold the trainers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from hybrid.backends.base import Adapter
+from hybrid.capability.types import Example, Grader
+from hybrid.config.schema import ModelConfig, WeightsConfig
+
+if TYPE_CHECKING:
+    from hybrid.backends.loading import LoadedModel
+
+Method = Literal["grpo", "sft"]
+Progress = Callable[[int, int, dict[str, float]], None]
+"""(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One adapter to train.
+
+    `examples` are training rows; `stages` holds indices into them, trained in this order, one stage meaning plain
+    training. `skill` is the text that the model reads before every prompt (may be empty). `out` is a folder of this
+    job alone: checkpoints, adapters and the result live there; the same job on it goes on where it stopped.
+    """
+
+    capability: str
+    examples: tuple[Example, ...]
+    skill: str
+    stages: tuple[tuple[int, ...], ...]
+    grader: Grader
+    model: ModelConfig
+    weights: WeightsConfig
+    max_new_tokens: int
+    seed: int
+    out: Path
+    method: Method
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole job."""
+        return self.weights.grpo.steps if self.method == "grpo" else self.weights.sft.steps
+
+    @property
+    def rows_per_step(self) -> int:
+        """Sequences behind one optimiser step over all processes: completions for GRPO, gold answers for SFT."""
+        grpo = self.weights.grpo
+        return grpo.prompts_per_step * grpo.generations if self.method == "grpo" else self.weights.sft.batch
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training gave.
+
+    `checkpoints` are (step, adapter) in step order, the final one last: the candidates among which `search` selects.
+    They are empty when no gradient ever flowed, because every adapter is then the base itself; `note` says so.
+    `seconds` are wall seconds in optimiser steps that count (work lost to a kill is not in it), `completions` the
+    generated ones, `tokens_in` and `tokens_out` tokens read and generated over all processes. `history` has one entry
+    per step with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
+    frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0.
+    """
+
+    checkpoints: tuple[tuple[int, Adapter], ...]
+    steps: int
+    seconds: float
+    completions: int
+    tokens_in: int
+    tokens_out: int
+    history: tuple[dict[str, float], ...]
+    note: str
+
+
+class WeightTrainer(Protocol):
+    """Trains an adapter.
+
+    `train` is deterministic given the job, the base model and the machine; killed anywhere and called again it ends
+    with the same bytes (bit for bit on a CPU). A finished job returns its recorded result without loading a model.
+    `load` gives a base model of the trainer's own: it is changed and must not be shared with a backend. Under several
+    processes every process calls `train` with the same job, the first one writes, and all return the same result.
+
+    Raises ConfigError for settings that cannot be trained, RunFolderError when `job.out` holds another job, and
+    TrainingError for a non-finite reward, loss or gradient (before the weights move) or a policy that is not the
+    adapted model.
+    """
+
+    def train(self, job: TrainJob, load: Callable[[], LoadedModel], on_progress: Progress) -> TrainResult:
+        """Train `job` to its end, or return what an earlier call finished."""
+        ...

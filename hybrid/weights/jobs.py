@@ -1,0 +1,142 @@
+"""A training job before anything is loaded: what is wrong with it, and what makes it this job and no other.
+
+Does not: import torch, load models or touch disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hybrid.errors import ConfigError, Problem
+from hybrid.store.atomic import canonical_json
+from hybrid.weights.base import TrainJob
+
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
+
+
+def check_job(job: TrainJob) -> None:
+    """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
+    problems = [*_rewards(job), *_precision(job), *_targets(job), *_rows(job)]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _rewards(job: TrainJob) -> list[Problem]:
+    rewards = job.weights.rewards
+    if job.method != "grpo" or rewards.brier_weight == 0:
+        return []
+    found = []
+    if job.weights.grpo.scale_rewards == "group":
+        message = (
+            'dividing by the group\'s deviation makes a Brier reward teach overconfidence; "group" is not possible'
+        )
+        found.append(
+            _problem("weights.grpo.scale_rewards", message, 'use "none", or set weights.rewards.brier_weight: 0')
+        )
+    try:
+        named = "confidence" in re.compile(rewards.confidence_pattern).groupindex
+    except re.error as error:
+        found.append(
+            _problem("weights.rewards.confidence_pattern", f"is no regular expression ({error})", "correct it")
+        )
+    else:
+        if not named:
+            message = "has no group called confidence"
+            found.append(_problem("weights.rewards.confidence_pattern", message, r"write (?P<confidence>\d)"))
+    return found
+
+
+def _precision(job: TrainJob) -> list[Problem]:
+    if job.model.dtype != "float16":
+        return []
+    message = "float16 gradients underflow without loss scaling, which is not offered"
+    return [_problem("model.dtype", message, "train in bfloat16 or float32")]
+
+
+def _targets(job: TrainJob) -> list[Problem]:
+    targets = job.weights.lora.target_modules
+    named = (targets,) if isinstance(targets, str) else targets
+    if not any(name.rpartition(".")[2] in ("lm_head", "embed_tokens") for name in named):
+        return []
+    message = "the output layer and the embeddings cannot be adapted: training reads their weights directly"
+    return [_problem("weights.lora.target_modules", message, "leave lm_head and embed_tokens out")]
+
+
+def _rows(job: TrainJob) -> list[Problem]:
+    if not job.examples:
+        return [_problem("capabilities", f"{job.capability} has no training rows", "add a train split")]
+    known = range(len(job.examples))
+    if job.stages and all(stage and all(row in known for row in stage) for stage in job.stages):
+        return []
+    return [_problem("weights.schedule", "a stage is empty or names a row that does not exist", "correct the stages")]
+
+
+def _problem(key: str, message: str, fix: str) -> Problem:
+    return Problem("config", 0, key, message, fix)
+
+
+def job_identity(job: TrainJob) -> dict[str, Any]:
+    """Everything in the job that its result depends on, as flat dotted keys with JSON values.
+
+    Left out on purpose: `job.out`, the model's folder (its fingerprint counts, once it is loaded), device and threads.
+    """
+    weights = job.weights.model_dump(mode="json", include={"lora", "checkpoint_every", "rows_per_device", job.method})
+    if job.method == "grpo":
+        weights["rewards"] = job.weights.rewards.model_dump(mode="json")
+    nested = {
+        "capability": job.capability,
+        "method": job.method,
+        "examples": _digest([example.fingerprint() for example in job.examples]),
+        "skill": _digest(job.skill),
+        "stages": _digest([list(stage) for stage in job.stages]),
+        "grader": job.grader.fingerprint(),
+        "model": job.model.model_dump(mode="json", exclude={"path", "device", "threads"}),
+        "weights": weights,
+        "max_new_tokens": job.max_new_tokens,
+        "seed": job.seed,
+    }
+    return _flat(nested)
+
+
+def machine_identity(processes: int) -> dict[str, Any]:
+    """What the bytes of a half-trained state depend on besides the job: library versions, number of processes."""
+    return _flat({"versions": {name: _version(name) for name in _PACKAGES}, "processes": processes})
+
+
+def base_label(path: str) -> str:
+    """Name of the base for an adapter's configuration: `reference` and hub ids as they are, a folder by its last part.
+
+    An absolute path would put the user's folders into every exported adapter and make its bytes depend on them.
+    """
+    folder = Path(path).expanduser()
+    local = folder.is_absolute() or path.startswith((".", "~")) or folder.exists()
+    return folder.name if local and folder.name else path
+
+
+def processes() -> tuple[int, int]:
+    """(rank, number of processes) as `accelerate launch` and `torchrun` announce them; (0, 1) without a launcher."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return found
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,192 @@
+"""From committed checkpoints to candidates: clean adapter folders, and the record of a finished job.
+
+    job.out/checkpoint-25/...         training state, see `checkpoints`
+    job.out/adapters/step-25/         adapter_model.safetensors, adapter_config.json, hybrid_manifest.json
+    job.out/RESULT.json               written last: with it, `train` returns at once
+
+An exported adapter's bytes do not depend on folders or time. Does not: train, or import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid.backends.adapters import inspect_adapter, write_manifest
+from hybrid.backends.base import Adapter
+from hybrid.errors import AdapterError, TrainingError
+from hybrid.store.atomic import write_bytes, write_json
+from hybrid.store.faults import faultpoint
+from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
+from hybrid.weights.jobs import base_label, job_identity
+
+RESULT = "RESULT.json"
+_KEYS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "entropy": "entropy",
+    "seconds": "seconds",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+    "rewards/accuracy/mean": "accuracy",
+    "rewards/brier/mean": "brier",
+    "completions/clipped_ratio": "clipped_ratio",
+    "completions/mean_length": "mean_length",
+    "kl": "kl",
+    "mean_token_accuracy": "token_accuracy",
+}
+"""Keys of a trainer's log line -> names in `TrainResult.history`."""
+
+
+def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of one log line under the names of `TrainResult.history`, with `step`."""
+    found = {"step": float(line["step"])}
+    for key, name in _KEYS.items():
+        value = line.get(key)
+        if isinstance(value, int | float) and math.isfinite(value):
+            found[name] = float(value)
+    return found
+
+
+def no_signal(history: Sequence[Mapping[str, float]], window: int) -> bool:
+    """Whether no group had reward variance in any of the first `window` steps, all of which are in `history`."""
+    return len(history) >= window and all(line.get("frac_reward_zero_std", 0.0) >= 1.0 for line in history[:window])
+
+
+def read_log(checkpoint: Path) -> list[dict[str, Any]]:
+    """The trainer's log lines up to a checkpoint, one per optimiser step."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return [line for line in state["log_history"] if "loss" in line and "step" in line]
+
+
+def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether this job ends here because there is nothing to learn from."""
+    return job.method == "grpo" and no_signal(history, min(job.weights.checkpoint_every, job.steps))
+
+
+def is_finished(job: TrainJob, checkpoint: Checkpoint | None) -> bool:
+    """Whether nothing is left to train after `checkpoint`."""
+    if checkpoint is None:
+        return False
+    return checkpoint.step >= job.steps or stopped_early(job, [metrics_of(x) for x in read_log(checkpoint.path)])
+
+
+def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
+    """The checkpoint's adapter as a clean folder; an existing one is replaced unless it is whole already."""
+    folder = job.out / "adapters" / f"step-{checkpoint.step}"
+    config = json.loads((checkpoint.path / "adapter_config.json").read_text(encoding="utf-8"))
+    # PEFT writes sets in hash order, and the folder that the base was loaded from.
+    config = {
+        k: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v for k, v in config.items()
+    }
+    config |= {"base_model_name_or_path": base_label(job.model.path), "revision": job.model.revision}
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_bytes(folder / "adapter_model.safetensors", (checkpoint.path / "adapter_model.safetensors").read_bytes())
+    write_json(folder / "adapter_config.json", config)
+    facts = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
+    write_manifest(folder, checkpoint.base["fingerprint"], facts)
+    faultpoint("adapter.after-export")
+    return inspect_adapter(folder)
+
+
+def finish(job: TrainJob, last: Checkpoint, identity: Mapping[str, Any], processes: int, note: str) -> TrainResult:
+    """Export every valid checkpoint up to `last`, record the result durably, and return it."""
+    log = read_log(last.path)
+    history = [metrics_of(line) for line in log]
+    notes = [note] if note else []
+    candidates: list[tuple[int, Adapter]] = []
+    if stopped_early(job, history):
+        notes.append(_no_signal_note(len(history), job))
+    else:
+        for step, folder in sorted(checkpoint_folders(job.out)):
+            if step > last.step:
+                continue
+            found = last if step == last.step else read_checkpoint(folder, identity, processes)
+            if isinstance(found, Checkpoint):
+                candidates.append((step, export(job, found)))
+            else:
+                notes.append(f"{found}; it is no candidate")
+    result = TrainResult(
+        checkpoints=tuple(candidates),
+        steps=last.step,
+        seconds=round(sum(line.get("seconds", 0.0) for line in history), 3),
+        completions=len(history) * job.rows_per_step if job.method == "grpo" else 0,
+        **_tokens(job, log),
+        history=tuple(history),
+        note="; ".join(notes),
+    )
+    _record(job, result)
+    return result
+
+
+def _no_signal_note(steps: int, job: TrainJob) -> str:
+    count = steps * job.weights.grpo.prompts_per_step
+    return (
+        f"no signal: in the first {steps} steps none of {count} groups of {job.weights.grpo.generations} completions "
+        "had rewards that differ, so training stopped; if all are 0, try easier rows, a skill, or sft first"
+    )
+
+
+def _tokens(job: TrainJob, log: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    total = int(log[-1].get("num_tokens", 0)) if log else 0
+    lengths = [float(line.get("completions/mean_length", 0.0)) for line in log]
+    out = sum(round(length * job.rows_per_step) for length in lengths) if job.method == "grpo" else 0
+    return {"tokens_in": total - out, "tokens_out": out}
+
+
+def _record(job: TrainJob, result: TrainResult) -> None:
+    body = {
+        "schema": 1,
+        "identity": job_identity(job),
+        "checkpoints": [[step, adapter.path.name, adapter.sha256] for step, adapter in result.checkpoints],
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "completions": result.completions,
+        "tokens_in": result.tokens_in,
+        "tokens_out": result.tokens_out,
+        "history": list(result.history),
+        "note": result.note,
+    }
+    faultpoint("result.before")
+    write_json(job.out / RESULT, seal(body))
+    faultpoint("result.after")
+
+
+def read_result(job: TrainJob) -> TrainResult | None:
+    """The recorded result of exactly this job, with every adapter still as recorded; None when there is none.
+
+    Raises RunFolderError when a whole record of another job lies there.
+    """
+    body = read_sealed(job.out / RESULT)
+    if isinstance(body, str):
+        return None
+    refuse_other(job.out / RESULT, body["identity"], job_identity(job))
+    found: list[tuple[int, Adapter]] = []
+    for step, name, sha256 in body["checkpoints"]:
+        try:
+            adapter = inspect_adapter(job.out / "adapters" / Path(name).name)
+        except AdapterError:
+            return None
+        if adapter.sha256 != sha256:
+            return None
+        found.append((step, adapter))
+    numbers = {key: body[key] for key in ("steps", "seconds", "completions", "tokens_in", "tokens_out", "note")}
+    return TrainResult(checkpoints=tuple(found), history=tuple(body["history"]), **numbers)
+
+
+def require_last(job: TrainJob, checkpoint: Checkpoint | None) -> Checkpoint:
+    """The checkpoint that ends the job. Raises TrainingError when training returned without leaving a valid one."""
+    if checkpoint is None or not is_finished(job, checkpoint):
+        at = "none" if checkpoint is None else f"step {checkpoint.step}"
+        raise TrainingError(
+            f"{job.out}: training ended but its last valid checkpoint is {at}; check the disk, then resume"
+        )
+    return checkpoint

@@ -1,0 +1,261 @@
+"""What both TRL trainers of hybrid share: arguments, order of rows, durable checkpoints, and guards before each update.
+
+TRL and transformers are driven through their trainer classes; every private hook that is overridden here has a contract
+test in `tests/integration/test_weights_contracts.py`. Does not: generate, reward or compute a loss.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hybrid.errors import ConfigError, Problem, TrainingError
+from hybrid.weights.checkpoints import commit
+from hybrid.weights.driver import Session
+from hybrid.weights.identity import probe_policy
+from hybrid.weights.results import metrics_of, stopped_early
+from hybrid.weights.schedule import Order
+
+_SMALL = 2_000_000_000
+"""Parameters below which activations of one step fit without recomputing them."""
+
+
+class RowSampler(Sampler[int]):  # type: ignore[misc]
+    """Row indices of the whole job in one epoch, step by step: each row `repeat` times in a row, a step `passes` times.
+
+    TRL reads a step's rows once per forward pass (`passes`) and uses the first reading; other trainers read them once.
+    """
+
+    def __init__(self, order: Order, repeat: int, passes: int) -> None:
+        self._order, self._repeat, self._passes = order, repeat, passes
+
+    def __len__(self) -> int:
+        return self._order.steps * self._order.per_step * self._repeat * self._passes
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self._order.steps):
+            rows = self._order.rows(step)
+            for _ in range(self._passes):
+                for row in rows:
+                    yield from [row] * self._repeat
+
+
+def common_arguments(session: Session) -> dict[str, Any]:
+    """Arguments of both trainers. Precision follows the loaded base: bfloat16 autocast on CUDA alone, none on a CPU."""
+    job, info, plan = session.job, session.loaded.info, session.plan
+    cuda = info.device.startswith("cuda")
+    recompute = info.parameters >= _SMALL
+    return {
+        "output_dir": str(job.out),
+        "use_cpu": not cuda,
+        "bf16": cuda and info.dtype == "bfloat16",
+        "fp16": False,
+        "max_steps": job.steps,
+        "per_device_train_batch_size": plan.per_device,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_checkpointing": recompute,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if recompute else None,
+        "save_strategy": "steps",
+        "save_steps": job.weights.checkpoint_every,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+        "seed": job.seed,
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "dataloader_pin_memory": cuda,
+        "dataloader_num_workers": 0,
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+def lora_config(session: Session) -> LoraConfig:
+    """The adapter's shape. Raises ConfigError when a named module is not in the model. Never the output layer."""
+    shape = session.job.weights.lora
+    targets = shape.target_modules
+    if not isinstance(targets, str):
+        names = [name for name, _ in session.loaded.model.named_modules()]
+        unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+        if unknown:
+            message = f"the model has no module called {unknown[0]!r}"
+            raise ConfigError([Problem("config", 0, "weights.lora.target_modules", message, "use all-linear")])
+    return LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        use_rslora=shape.rslora,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+class DurableMixin:
+    """Mixed into a TRL trainer, before it in the bases: the order of rows, committed checkpoints, finite updates.
+
+    Attributes `session` and `order` must be set before the trainer's constructor runs. `repeat` is how often a row
+    follows itself within a step, `passes` how often a step's rows are read.
+    """
+
+    session: Session
+    order: Order
+    repeat: int = 1
+    passes: int = 1
+
+    # Set by the trainer this is mixed into.
+    accelerator: Any
+    args: Any
+    model: Any
+    model_wrapped: Any
+    state: Any
+
+    def _send_telemetry(self) -> None:
+        """Nothing about a run leaves the machine."""
+
+    def create_model_card(self, *_arguments: Any, **_options: Any) -> None:
+        """No model card: an exported adapter has a manifest, a placed model a card of its own."""
+
+    def _get_train_sampler(self, _dataset: Any = None) -> RowSampler:
+        return RowSampler(self.order, self.repeat, self.passes)
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """The trainer's step; its loss is kept for `check_finite`."""
+        loss: torch.Tensor = super().training_step(*arguments, **options)  # type: ignore[misc]
+        self._losses = [*getattr(self, "_losses", []), loss.detach().float()]
+        return loss
+
+    def check_finite(self) -> None:
+        """Raise TrainingError, on every process alike, unless loss and gradients are finite; no weight has moved then.
+
+        A gradient that is not finite was summed over processes, so each sees it; losses are gathered.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(gradients)
+        losses = self.accelerator.gather(torch.stack(self._losses))
+        self._losses = []
+        step = self.state.global_step + 1
+        if not bool(torch.isfinite(losses).all()):
+            raise TrainingError(
+                f"step {step}: the loss is not finite; the weights were not updated. Lower the learning rate"
+            )
+        if not bool(torch.isfinite(total)):
+            raise TrainingError(
+                f"step {step}: a gradient is not finite; the weights were not updated. Lower the learning rate"
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The trainer's log with the wall seconds since the last one, so that they survive in the checkpoint."""
+        now = time.perf_counter()
+        logs["seconds"] = now - getattr(self, "_logged_at", now)
+        self._logged_at = now
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def start_clock(self) -> None:
+        """Start counting the seconds of the first step."""
+        self._logged_at = time.perf_counter()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The adapter alone: no pickled arguments, no tokenizer, no card, and no look at a hub."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        tensors = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        model.peft_config["default"].save_pretrained(str(folder))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The trainer's checkpoint, then our manifest: before it, the checkpoint does not exist."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)  # left by a killed run, invalid: its files must not mix with the new ones
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            commit(folder, step=self.state.global_step, identity=self.session.identity, base=self.session.base)
+        self.accelerator.wait_for_everyone()
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Guards and progress: probes the policy, checks each update, reports each step, stops a job without signal."""
+
+    def __init__(self, trainer: Any, session: Session) -> None:
+        self._trainer, self._session = trainer, session
+        self._probed_moved = False
+
+    def on_train_begin(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
+        """Prove that rollouts come from the model that is trained."""
+        self._probe()
+        self._trainer.start_clock()
+
+    def on_pre_optimizer_step(
+        self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any
+    ) -> None:
+        """Nothing that is not finite reaches the weights."""
+        self._trainer.check_finite()
+
+    def on_log(
+        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Report the step; stop when the first steps had nothing to learn from."""
+        lines = [line for line in state.log_history if "loss" in line]
+        if lines and lines[-1] is state.log_history[-1]:
+            if state.is_world_process_zero:
+                self._session.on_progress(state.global_step, state.max_steps, metrics_of(lines[-1]))
+            if stopped_early(self._session.job, [metrics_of(line) for line in lines]):
+                control.should_save = True
+                control.should_training_stop = True
+        return control
+
+    def on_save(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
+        """Prove once more, when the adapter has moved: at the start of a fresh job it equals the base."""
+        if not self._probed_moved:
+            self._probe()
+
+    def _probe(self) -> None:
+        found = probe_policy(self._trainer, self._trainer.probe_prompts(), self._trainer.score)
+        self._probed_moved = found.adapter_moved
+
+
+def start(trainer: Any, session: Session) -> None:
+    """Train from the session's checkpoint or from the start, without terminal output."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Watch(trainer, session))
+    if trainer.args.world_size != session.plan.processes:
+        raise TrainingError(
+            f"{trainer.args.world_size} processes train, but the launcher announced {session.plan.processes}"
+        )
+    trainer.train(resume_from_checkpoint=str(session.resume.path) if session.resume else None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' notes off the terminal; what matters is checked and raised."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers deprecates
+            yield
+    finally:
+        transformers.logging.set_verbosity(level)

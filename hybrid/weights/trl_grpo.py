@@ -1,0 +1,128 @@
+"""The TRL side of GRPO: a thin subclass of TRL's trainer and the call that runs it.
+
+Overridden, each for one reason: `_tokenize_prompts` (the ids that measurement reads), `_calculate_rewards` (non-finite
+rewards and groups without variance), `_get_train_sampler` and `_save_checkpoint` (resume to the same bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from hybrid.backends.loading import fold_lm_head
+from hybrid.errors import TrainingError
+from hybrid.weights.driver import Session
+from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
+from hybrid.weights.rewards import Rewards, signal_share
+from hybrid.weights.schedule import Order
+from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
+
+
+class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer under hybrid's order, checkpoints and guards."""
+
+    def __init__(self, session: Session, prompts: Sequence[PromptRow]) -> None:
+        job, plan = session.job, session.plan
+        grpo = job.weights.grpo
+        self.session = session
+        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed)
+        self.repeat, self.passes = grpo.generations, plan.accumulation
+        self._prompts = tuple(prompts)
+        self._ids = {row.text: list(row.ids) for row in prompts}
+        functions, weights = _reward_functions(session)
+        super().__init__(
+            model=session.loaded.model,
+            reward_funcs=functions,
+            args=_arguments(session, weights),
+            train_dataset=Dataset.from_dict({"prompt": [r.text for r in prompts], "row": list(range(len(prompts)))}),
+            processing_class=session.loaded.tokenizer,
+            peft_config=lora_config(session),
+        )
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """The ids that the backend reads. TRL's own call would add a second begin-of-text token to a chat template."""
+        return [list(self._ids[text]) for text in prompts], None, {}
+
+    def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """TRL's rewards (rows of all processes, columns functions), refused when not finite; silent groups counted."""
+        rewards: torch.Tensor = super()._calculate_rewards(*arguments, **options)
+        if not bool(torch.isfinite(rewards).all()):
+            step = self.state.global_step + 1
+            raise TrainingError(f"step {step}: a reward is not finite; the weights were not updated. Check the grader")
+        totals = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1).tolist()
+        self._silent = 1.0 - signal_share(totals, self.num_generations)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's rollouts, with our count of silent groups: under `scale_rewards: batch` TRL's hides them."""
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        self._metrics["train"]["frac_reward_zero_std"][-1] = self._silent
+        return output
+
+    def probe_prompts(self) -> list[list[int]]:
+        """Two prompts for the policy probe."""
+        return [list(row.ids) for row in self._prompts[:2]]
+
+    def score(self, ids: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
+        """Log-probabilities (B, count) of the last tokens as the loss computes them."""
+        logps, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, count)
+        found: torch.Tensor = logps
+        return found
+
+
+def fit(session: Session) -> None:
+    """Train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
+    job, loaded = session.job, session.loaded
+    prompts = prompt_rows(job, loaded.tokenizer)
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
+    fold_lm_head(loaded.model)
+    with quiet():
+        start(HybridGrpo(session, prompts), session)
+
+
+def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
+    grpo = session.job.weights.grpo
+    return GRPOConfig(
+        **common_arguments(session),
+        learning_rate=grpo.learning_rate,
+        lr_scheduler_type="constant",
+        num_generations=grpo.generations,
+        max_completion_length=session.job.max_new_tokens,
+        temperature=grpo.temperature,
+        beta=grpo.beta,
+        loss_type=grpo.loss,
+        scale_rewards=grpo.scale_rewards,
+        reward_weights=reward_weights,
+        num_iterations=1,
+        shuffle_dataset=False,
+        disable_dropout=True,
+        use_vllm=False,
+        log_completions=False,
+    )
+
+
+def _reward_functions(session: Session) -> tuple[list[Any], list[float]]:
+    """Reward functions in TRL's calling convention, and their weights; Brier is a column of its own and so logged."""
+    job, settings = session.job, session.job.weights.rewards
+    rewards = Rewards(job.examples, job.grader, settings.confidence_pattern, settings.confidence_scale)
+    tokenizer, stops = session.loaded.tokenizer, set(session.loaded.stop_ids)
+
+    def texts(completion_ids: list[list[int]]) -> list[str]:
+        # The rule by which the backend makes the text that is measured.
+        cut = [next((ids[:i] for i, token in enumerate(ids) if token in stops), ids) for ids in completion_ids]
+        return [tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in cut]
+
+    def accuracy(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
+        return rewards.accuracy(row, texts(completion_ids))
+
+    def brier(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
+        return rewards.brier(row, texts(completion_ids))
+
+    if settings.brier_weight == 0:
+        return [accuracy], [settings.accuracy_weight]
+    return [accuracy, brier], [settings.accuracy_weight, settings.brier_weight]

@@ -1,0 +1,78 @@
+"""The TRL side of SFT: a thin subclass of TRL's trainer on rows that are tokenised here, and the call that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from hybrid.backends.loading import fold_lm_head
+from hybrid.weights.driver import Session
+from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows
+from hybrid.weights.schedule import Order
+from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
+
+_IGNORED = -100
+"""Label of a token without loss (torch's cross entropy ignores it)."""
+
+
+class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT trainer under hybrid's order, checkpoints and guards."""
+
+    def __init__(self, session: Session, rows: Sequence[GoldRow]) -> None:
+        job = session.job
+        self.session = session
+        self.order = Order(job.stages, job.steps, job.weights.sft.batch, job.seed)
+        self._rows = tuple(rows)
+        super().__init__(
+            model=session.loaded.model,
+            args=_arguments(session),
+            train_dataset=_dataset(rows),
+            processing_class=session.loaded.tokenizer,
+            peft_config=lora_config(session),
+        )
+
+    def probe_prompts(self) -> list[list[int]]:
+        """Two prompts for the policy probe."""
+        return [list(row.ids[: row.prompt]) for row in self._rows[:2]]
+
+    def score(self, ids: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
+        """Log-probabilities (B, count) of the last tokens as the loss computes them."""
+        labels = ids.masked_fill(mask == 0, _IGNORED)
+        labels[:, :-count] = _IGNORED
+        with self.accelerator.autocast():
+            output = self.model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        found: torch.Tensor = output.log_probs[:, -count:]
+        return found
+
+
+def fit(session: Session) -> None:
+    """Train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
+    job, loaded = session.job, session.loaded
+    rows = gold_rows(job, loaded.tokenizer)
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    check_lengths(job, [len(row.ids) for row in rows], limit)
+    fold_lm_head(loaded.model)
+    with quiet():
+        start(HybridSft(session, rows), session)
+
+
+def _dataset(rows: Sequence[GoldRow]) -> Dataset:
+    ids = [list(row.ids) for row in rows]
+    labels = [[_IGNORED] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
+    return Dataset.from_dict({"input_ids": ids, "labels": labels})
+
+
+def _arguments(session: Session) -> Any:
+    return SFTConfig(
+        **common_arguments(session),
+        learning_rate=session.job.weights.sft.learning_rate,
+        lr_scheduler_type="linear",
+        max_length=None,
+        packing=False,
+        completion_only_loss=False,  # the labels say it already
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
