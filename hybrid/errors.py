@@ -58,7 +58,7 @@ class AdapterError(HybridError):
     """An adapter does not belong to this base, matches no module, or holds non-finite weights. It is never used."""
 
 
-class BudgetExhausted(HybridError):
+class BudgetExhausted(HybridError):  # noqa: N818  # a limit that did its work, not a fault
     """A hard limit was reached (exit code 3). What was paid is kept; a larger budget and the same command go on."""
 
 

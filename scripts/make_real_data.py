@@ -90,8 +90,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         counts = make(options.out, options.seed)
-    except ImportError as missing:
-        print(f"{missing.name} is not installed; see the head of {Path(__file__).name}", file=sys.stderr)
+    except ImportError as missing:  # of a module, or of a package whose data files are read
+        print(f"error: {missing}; the head of {Path(__file__).name} says what to install", file=sys.stderr)
         return 1
     for name, count in counts.items():
         print(f"{options.out / name}: {count} rows")

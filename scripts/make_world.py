@@ -62,7 +62,9 @@ class Draft:
 MakeRow = Callable[[random.Random, str], dict[str, Any]]
 
 
-def fill(rng: random.Random, sizes: Sizes, make: MakeRow, vary: Callable[[random.Random, dict[str, Any]], dict[str, Any]]):
+def fill(
+    rng: random.Random, sizes: Sizes, make: MakeRow, vary: Callable[[random.Random, dict[str, Any]], dict[str, Any]]
+):
     """Rows for every split without a prompt in two of them; variants are twins of `test` rows."""
     seen: set[str] = set()
     rows: dict[str, list[dict[str, Any]]] = {}

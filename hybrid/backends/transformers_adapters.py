@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,16 +39,26 @@ class AdapterShelf:
     @contextmanager
     def active(self, adapter: Adapter | None) -> Iterator[None]:
         """Inside, the base computes with `adapter`, or bare for None. Raises AdapterError before anything runs."""
-        if adapter is not None:
-            self._attach(adapter)
-            name = self._names.pop(adapter.sha256)
-            self._names[adapter.sha256] = name
-            self._peft.set_adapter(name, inference_mode=True)
-            self._drop_oldest()
+        if adapter is None:
             yield
             return
-        with self._peft.disable_adapter() if self._peft is not None else nullcontext():
+        self._attach(adapter)
+        name = self._names.pop(adapter.sha256)
+        self._names[adapter.sha256] = name
+        self._drop_oldest()
+        self._switch(name)
+        try:
             yield
+        finally:
+            self._switch(None)
+
+    def _switch(self, name: str | None) -> None:
+        """Between calls every adapter is off, so that whoever uses the base directly gets the bare base."""
+        if name is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(name, inference_mode=True)
 
     def _attach(self, adapter: Adapter) -> None:
         """Check and load, unless it is attached. A failure leaves the base and the other adapters as they were."""
@@ -111,11 +121,11 @@ class AdapterShelf:
 
     def _check_acts(self, adapter: Adapter, name: str) -> None:
         """The model's output with the adapter differs somewhere from the bare base's on a few fixed token rows."""
-        self._peft.set_adapter(name, inference_mode=True)
         with torch.inference_mode():
+            self._switch(name)
             adapted = self._probe()
-            with self._peft.disable_adapter():
-                bare = self._probe()
+            self._switch(None)
+            bare = self._probe()
         if torch.equal(adapted, bare):
             raise AdapterError(
                 f"{adapter.path}: changes nothing: the output with it equals the base's; train it longer"
@@ -143,11 +153,14 @@ class AdapterShelf:
             self._peft.unload()
             self._peft = None
         elif name in self._peft.peft_config:
-            self._peft.set_adapter(next(iter(self._names.values())), inference_mode=True)
+            self._switch(next(iter(self._names.values())))
             self._peft.delete_adapter(name)
+            self._switch(None)
 
     def _drop_oldest(self) -> None:
+        """Down to the capacity; the last one, which is wanted now, stays and becomes active first."""
         while len(self._names) > self._capacity:
+            self._switch(next(reversed(self._names.values())))
             sha256, name = next(iter(self._names.items()))
             self._peft.delete_adapter(name)
             del self._names[sha256]

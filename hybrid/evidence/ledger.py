@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid.config.schema import BudgetConfig
 from hybrid.errors import BudgetExhausted
@@ -31,6 +31,10 @@ class Cost:
         self.tokens_out += other.tokens_out
         self.seconds += other.seconds
         self.train_seconds += other.train_seconds
+
+    def rounded(self) -> Cost:
+        """Seconds to the microsecond: sums in another order then give the same bytes."""
+        return replace(self, seconds=round(self.seconds, 6), train_seconds=round(self.train_seconds, 6))
 
 
 class Ledger:
@@ -58,11 +62,11 @@ class Ledger:
         for (name, _), cost in sorted(self._costs.items()):
             if capability in (None, name):
                 out.add(cost)
-        return out
+        return out.rounded()
 
     def stages(self, capability: str) -> dict[str, Cost]:
         """Costs of one capability by stage."""
-        return {stage: cost for (name, stage), cost in sorted(self._costs.items()) if name == capability}
+        return {stage: cost.rounded() for (name, stage), cost in sorted(self._costs.items()) if name == capability}
 
     def affordable(self, calls: int) -> int:
         """How many of `calls` completions the limits still allow. Token and time limits allow all or none."""
@@ -88,5 +92,5 @@ class Ledger:
             if limit is not None and spent >= limit:
                 raise BudgetExhausted(
                     f"budget.{name}: {spent:.0f} of {limit:.0f} are spent; what was paid is kept. "
-                    f"Raise budget.{name} in a new run, or read the report of what is there"
+                    f"raise budget.{name} and give the same command to go on"
                 )

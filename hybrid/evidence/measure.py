@@ -17,7 +17,7 @@ from hybrid.capability.types import Capability, Example, Split
 from hybrid.errors import BudgetExhausted, RunFolderError
 from hybrid.evidence.compose import compose
 from hybrid.evidence.ledger import Ledger
-from hybrid.evidence.rollouts import RolloutStore, rollout_key, sample_seed
+from hybrid.evidence.rollouts import RolloutStore, judge_of, rollout_key, sample_seed
 from hybrid.evidence.types import Candidate, Measurement, Rollout
 from hybrid.store.folder import EventLog
 
@@ -78,8 +78,10 @@ class Meter:
         """
         self._check_seal(candidate, capability, split)
         wanted = [(e, s, sample_seed(self.seed, e, s)) for e in examples for s in range(samples)]
-        keys = [rollout_key(candidate, e, split, s, seed) for e, s, seed in wanted]
-        missing = [i for i, key in enumerate(keys) if self.store.get(candidate, key) is None]
+        judge = judge_of(capability)
+        keys = [rollout_key(candidate, judge, split, e, s, seed) for e, s, seed in wanted]
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # a row asked twice is paid once
+        missing = sorted(i for key, i in first.items() if self.store.get(candidate, key) is None)
         self.reused += len(keys) - len(missing)
         for start in range(0, len(missing), self.chunk):
             self.ledger.check(time.monotonic() - self._started)

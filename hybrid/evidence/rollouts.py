@@ -10,15 +10,27 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hybrid.capability.types import Example
+from pydantic import ValidationError
+
+from hybrid.capability.types import Capability, Example
+from hybrid.errors import RunFolderError
 from hybrid.evidence.types import Candidate, Rollout
 from hybrid.store.records import RecordLog
 
 
-def rollout_key(candidate: Candidate, example: Example, split: str, sample: int, seed: int) -> str:
-    """Identity (32 hex digits) of one rollout within its run. The split is part of it, so splits never share answers."""
-    content = f"{candidate.key}\n{split}\n{example.fingerprint()}\n{sample}\n{seed}"
+def rollout_key(candidate: Candidate, judge: str, split: str, example: Example, sample: int, seed: int) -> str:
+    """Identity (32 hex digits) of one rollout within its run. `judge` names who graded it, see `judge_of`.
+
+    The split is part of it, so splits never share answers; so is the judge, so that two capabilities over the same rows
+    never share scores.
+    """
+    content = f"{candidate.key}\n{judge}\n{split}\n{example.fingerprint()}\n{sample}\n{seed}"
     return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def judge_of(capability: Capability) -> str:
+    """Who grades a capability's completions: its name and the grading rule."""
+    return f"{capability.name}\n{capability.grader.fingerprint()}"
 
 
 def sample_seed(run_seed: int, example: Example, sample: int) -> int:
@@ -37,9 +49,7 @@ class RolloutStore:
     def _load(self, candidate_key: str) -> dict[str, Rollout]:
         known = self._by_candidate.get(candidate_key)
         if known is None:
-            log = RecordLog(self._path(candidate_key))
-            log.repair()
-            known = {r["key"]: Rollout(**r) for r in log.read()}
+            known = {r.key: r for r in _read(self._path(candidate_key))}
             self._by_candidate[candidate_key] = known
         return known
 
@@ -60,7 +70,17 @@ class RolloutStore:
     def all(self) -> Iterator[Rollout]:
         """Every stored rollout, by file name and then in the order paid."""
         for path in sorted(self.folder.glob("*.jsonl")):
-            log = RecordLog(path)
-            log.repair()
-            for record in log.read():
-                yield Rollout(**record)
+            yield from _read(path)
+
+
+def _read(path: Path) -> Iterator[Rollout]:
+    log = RecordLog(path)
+    log.repair()
+    for number, record in enumerate(log.read(), start=1):
+        try:
+            yield Rollout(**record)
+        except ValidationError as error:
+            raise RunFolderError(
+                f"{path}:{number}: this record is no rollout ({error.errors(include_url=False)[0]['msg']}); "
+                "restore the file from a copy, or start over with --fresh"
+            ) from None

@@ -22,14 +22,13 @@ from hybrid.skill.edits import Edit
 if TYPE_CHECKING:
     from hybrid.pipeline.run import Outcome
 
-KINDS = ("procedural", "factual", "stylistic")
 STACK = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 TEXT_LIMIT = 2_000
 """Characters of model output that the report shows of one completion."""
 
 
-def assemble(session: Session, outcomes: Sequence[Outcome], created: str) -> r.Report:
-    """The report of a finished run."""
+def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_seconds: float) -> r.Report:
+    """The report of a finished run. `created` and `wall_seconds` come from the events: a later attempt keeps them."""
     info = session.backend.info()
     config = session.loaded.config
     fields = session.folder.path / "run.json"
@@ -45,7 +44,7 @@ def assemble(session: Session, outcomes: Sequence[Outcome], created: str) -> r.R
             dtype=info.dtype,
             device=info.device,
         ),
-        ledger=_totals(session, None, session.folder.events.wall_seconds()),
+        ledger=_totals(session, None, wall_seconds),
         capabilities=tuple(_capability(session, o, adjusted) for o in outcomes),
         router=r.RouterFacts(
             policy="rules over probes, thresholds from the configuration",
@@ -103,9 +102,9 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         reason=placement.reason,
         decision_trail=(*route.reasons, *outcome.improved.notes, *refused, f"placed: {placement.reason}"),
         kind=r.Kind(
-            measured=route.kind if route.kind in KINDS else None,
+            measured=route.kind,
             declared=outcome.capability.declared_kind,
-            confidence=route.kind_confidence if route.kind in KINDS else None,
+            confidence=route.kind_confidence,
         ),
         profile=_profile(outcome),
         arms=_arms(outcome, session.loaded.config.seed),

@@ -21,7 +21,8 @@ DRAFT_ROWS = 32
 """Training rows that the draft document of the probes is made from."""
 PRUNE_BATCHES, MOST_VICTIMS, SCREEN = 4, 8, 2
 """As in `hybrid.skill`: batches the deletion pass checks, lines tried to make room, rows that screen a draft."""
-MOST_DRAFTS = 48
+MOST_DRAFTS, MOST_DELETED = 48, 8
+"""Drafts of one topic, and deletions among them; a line may also replace up to four others."""
 RACE_SHARE = 0.5
 """Share of a full evaluation that a race typically spends on a challenger (`scripts/bench_gates.py` measures it)."""
 
@@ -102,7 +103,8 @@ def expected_work(config: Config, name: str) -> Work:
 def reflection_trials(failures: int, budget: int, sizes: Sizes, trials: int) -> int:
     """Most completions of one reflection: every draft of every topic looked at, the body itself, and making room."""
     topics = min(sizes.topics, failures * sizes.topics_per_row, 2 * budget + 1)
-    return (topics * (sizes.drafts + 1) + budget * MOST_VICTIMS) * trials
+    drafts = min(MOST_DRAFTS, 5 * sizes.drafts + MOST_DELETED)
+    return (topics * (drafts + 1) + budget * MOST_VICTIMS) * trials
 
 
 def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:

@@ -65,9 +65,7 @@ def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: boo
     try:
         if workers.rank() > 0:
             return _follow(loaded, capabilities, out)
-        with RunFolder(out) as folder:
-            if fresh:
-                folder.clear()
+        with RunFolder(out, fresh=fresh) as folder:
             try:
                 return _lead(loaded, folder, capabilities, probe_only, on_event)
             finally:
@@ -187,7 +185,9 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
         shipping = outcome.shipping
         if shipping is not None:
             outcome.verdicts = {arm: corrected[f"{outcome.capability.name}/{arm}"] for arm in shipping.verdicts}
-        routed = set(wanted_arms(outcome.route, False)) | ({outcome.route.fallback} & set(outcome.verdicts))
+        # Without a counterfactual the fallback is built only where the text arm found nothing.
+        fallback = None if "skill" in outcome.improved.built else outcome.route.fallback
+        routed = set(wanted_arms(outcome.route, False)) | ({fallback} & set(outcome.verdicts))
         outcome.placement = _placed(session, outcome, {a: v for a, v in outcome.verdicts.items() if a in routed})
         if session.loaded.config.router.counterfactual:
             outcome.counterfactual = _placed(session, outcome, outcome.verdicts)
@@ -235,10 +235,19 @@ def _write_profiles(session: Session, outcomes: Sequence[Outcome]) -> Path:
 def _report(session: Session, outcomes: Sequence[Outcome]) -> Path:
     path = session.folder.path / "report" / "placement.json"
     faultpoint("stage.report")
-    report = assemble(session, outcomes, created=_created(session))
+    report = assemble(session, outcomes, _created(session), _wall_seconds(session))
     write_text(path, report.to_json())
     write_report(session.folder.path, session.loaded.config.report.formats)
     return path
+
+
+def _wall_seconds(session: Session) -> float:
+    """Seconds until everything was measured for the first time; later attempts only read it, so that reports keep their bytes."""
+    events = session.folder.events
+    measured = events.last("run.measured") or events.append(
+        "run.measured", wall_seconds=round(events.wall_seconds(), 3)
+    )
+    return float(measured["data"]["wall_seconds"])
 
 
 def _created(session: Session) -> str:

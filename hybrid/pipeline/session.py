@@ -5,6 +5,7 @@ Does not: decide the order of stages (see `run`).
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ def identity_config(config: dict[str, Any]) -> dict[str, Any]:
         else:
             kept.pop(first, None)
     return kept
+
+
+LEAST_SHOWN = 64
+"""Measurements of fewer answers than this show no progress of their own: a search makes hundreds of them."""
 
 
 @dataclass
@@ -77,9 +82,13 @@ class Session:
     def stage(self, capability: str, stage: str) -> Iterator[dict[str, str]]:
         """A stage with its start and end on record. Put a one-line `summary` into the yielded dict."""
         self.on_event("stage.started", {"capability": capability, "stage": stage})
-        self.meter.progress = lambda name, done, total: self.on_event(
-            "progress", {"capability": capability, "stage": stage, "done": done, "total": total, "unit": "answers"}
-        )
+
+        def progress(name: str, done: int, total: int) -> None:
+            if total >= LEAST_SHOWN:
+                data = {"capability": capability, "stage": stage, "done": done, "total": total, "unit": "answers"}
+                self.on_event("progress", data)
+
+        self.meter.progress = progress
         began = time.monotonic()
         note: dict[str, str] = {}
         yield note
@@ -98,12 +107,20 @@ def peak_memory_mb() -> int:
     return int(peak / 1024) if sys.platform != "darwin" else int(peak / 1024 / 1024)
 
 
+def named_files(loaded: LoadedConfig) -> dict[str, str]:
+    """sha256 (hex) by path, as written, of the files that steer a run without being data: vocabularies and oracles."""
+    config = loaded.config
+    named = {config.skill.proposer.vocabulary, *(p for c in config.capabilities for p in (c.vocabulary, c.oracle))}
+    return {p: hashlib.sha256(loaded.resolve(p).read_bytes()).hexdigest() for p in sorted(n for n in named if n)}
+
+
 def identity_fields(loaded: LoadedConfig, capabilities: tuple[Capability, ...], backend: Backend) -> dict[str, Any]:
     """What makes a run this run: configuration, data, code version, base model and where it runs."""
     info = backend.info()
     return {
         "config": identity_config(loaded.config.model_dump(mode="json")),
         "data": {c.name: c.fingerprint() for c in capabilities},
+        "files": named_files(loaded),
         "code": __version__,
         "model": {"fingerprint": info.fingerprint, "dtype": info.dtype, "device": info.device},
     }

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hybrid.errors import UsageError
+from hybrid.errors import RunFolderError, UsageError
 from hybrid.store.records import RecordLog
 
 
@@ -35,7 +35,7 @@ def status(run_dir: Path) -> dict[str, Any]:
     report = run_dir / "report" / "placement.json"
     return {
         "run": str(run_dir),
-        "name": json.loads(identity.read_text(encoding="utf-8"))["fields"]["config"]["name"],
+        "name": _name(identity),
         "state": "done" if done else ("running" if held else "stopped"),
         "attempts": len(attempts),
         "last_event_seconds": events[-1]["t"] if events else None,
@@ -43,6 +43,13 @@ def status(run_dir: Path) -> dict[str, Any]:
         "placements": done[-1]["data"]["placements"] if done else {},
         "report": str(report) if report.is_file() else None,
     }
+
+
+def _name(identity: Path) -> str:
+    try:
+        return str(json.loads(identity.read_text(encoding="utf-8"))["fields"]["config"]["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{identity} cannot be read ({error}); start over with --fresh or another --out") from None
 
 
 def _alive(owner: Path) -> bool:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
+from hybrid.errors import AdapterError
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.results import read_result
 from hybrid.weights.schedule import plain, structured_first
 
 if TYPE_CHECKING:
@@ -56,11 +58,12 @@ def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) 
 
 def train_adapter(session: Session, capability: Capability, skill: str, arm: str) -> TrainResult:
     """Train on all ranks, with the cost in the ledger. Raises BudgetExhausted before starting when nothing is left."""
-    session.ledger.check(0.0, training=True)
     order: dict[str, Any] = {"kind": "train", "capability": capability.name, "arm": arm, "skill": skill}
     order["stages"] = [list(stage) for stage in _stages(session, capability, skill)]
-    order = workers.broadcast(order)
     job = make_job(session.loaded, capability, session.folder.path, order)
+    if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
+        session.ledger.check(0.0, training=True)
+    workers.broadcast(order)
 
     def on_progress(step: int, steps: int, metrics: dict[str, float]) -> None:
         data = {"capability": capability.name, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
@@ -114,7 +117,12 @@ def select_checkpoint(
     best: tuple[int, Adapter, Measurement] | None = None
     for step, adapter in result.checkpoints:
         candidate = session.candidate(capability, skill, adapter)
-        measured = session.meter.measure(candidate, capability, "search", capability.splits["search"], stage="select")
+        examples = capability.splits["search"]
+        try:
+            measured = session.meter.measure(candidate, capability, "search", examples, stage="select")
+        except AdapterError as error:
+            session.warn(f"{capability.name}: the checkpoint of step {step} was refused: {error}")
+            continue
         if best is None or measured.mean > best[2].mean:
             best = (step, adapter, measured)
     margin = session.loaded.config.gate.search.margin

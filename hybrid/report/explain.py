@@ -30,6 +30,8 @@ from hybrid.report.text import (
     verdict_line,
 )
 
+_MOST_ROWS = 20
+
 
 def find(report: Report, name: str) -> CapabilityReport:
     """The capability called `name`. Raises UsageError, with the nearest name, when the report has none."""
@@ -91,9 +93,11 @@ def _gate(g: GateVerdict) -> str:
 
 
 def _rejected(c: CapabilityReport) -> Iterator[str]:
-    for r in c.rejected:
+    for r in c.rejected[:_MOST_ROWS]:
         numbers = f"{signed(r.delta)} {interval(r, sign=True)} n={r.n}" if r.delta is not None else "not measured"
         yield f"{line(r.substrate)}: {line(r.what)}: {numbers}. {line(r.why, 1000)}"
+    if len(c.rejected) > _MOST_ROWS:
+        yield f"and {len(c.rejected) - _MOST_ROWS} more, in placement.json"
 
 
 def _other(c: CapabilityReport) -> list[str]:

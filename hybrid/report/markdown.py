@@ -35,7 +35,7 @@ from hybrid.report.text import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#$])")
-_MOST_EDITS = 60
+_MOST_ROWS = 40
 
 
 def esc(text: str, limit: int = 400) -> str:
@@ -152,9 +152,12 @@ def _gates(c: CapabilityReport) -> Iterator[str]:
         yield ""
         rows = [
             (esc(r.substrate), esc(r.what), signed(r.delta), interval(r, sign=True) or ABSENT, str(r.n), esc(r.why))
-            for r in c.rejected
+            for r in c.rejected[:_MOST_ROWS]
         ]
         yield from table(("substrate", "what", "delta", "interval", "n", "why"), rows)
+        if len(c.rejected) > _MOST_ROWS:
+            yield f"{len(c.rejected) - _MOST_ROWS} more are in placement.json."
+            yield ""
     if c.counterfactual:
         yield "### The other place"
         yield ""
@@ -180,10 +183,10 @@ def _skill(c: CapabilityReport) -> Iterator[str]:
         accepted = sum(e.decision == "accept" for e in c.skill_edits)
         yield f"### Edits of the skill document ({accepted} of {len(c.skill_edits)} kept)"
         yield ""
-        for number, edit in enumerate(c.skill_edits[:_MOST_EDITS], 1):
+        for number, edit in enumerate(c.skill_edits[:_MOST_ROWS], 1):
             yield from _edit(number, edit)
-        if len(c.skill_edits) > _MOST_EDITS:
-            yield f"{len(c.skill_edits) - _MOST_EDITS} more edits are in placement.json."
+        if len(c.skill_edits) > _MOST_ROWS:
+            yield f"{len(c.skill_edits) - _MOST_ROWS} more edits are in placement.json."
             yield ""
     changes = whole_diff(c)
     if changes:

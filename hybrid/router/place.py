@@ -3,6 +3,9 @@
 Arms are taken in order of what they cost their user: skill, then weights, then both. A dearer arm replaces a cheaper
 one only where the honest gate shows, on the same confirm examples, that it is better by the minimum effect. Ties go to text.
 
+An adapter whose gain does not carry over to variants has learnt a template and does not ship; a text says what it says,
+and its variant score is reported beside it.
+
 Does not: open splits or measure.
 """
 
@@ -69,7 +72,8 @@ def place(
 ) -> Placement:
     """The placement that the evidence supports. `compare(a, b)` is the ship gate of arm b over arm a on `confirm`."""
     if not arms:
-        return Placement(route.placement, _nothing_built(route))
+        attempted = route.placement in ARMS
+        return Placement("neither" if attempted else route.placement, _nothing_built(route))
     refused: list[Refusal] = []
     eligible: list[ArmName] = []
     for name in ARMS:
@@ -102,7 +106,7 @@ def _why_not(arm: Arm, minimum_effect: float, transfer_floor: float) -> str | No
         return f"the ship gate says {verdict.decision}: {verdict.reason}"
     if verdict.delta < minimum_effect:
         return f"the gain {verdict.delta:+.3f} is real but smaller than the minimum effect {minimum_effect}"
-    if not arm.transfer.acceptable(transfer_floor):
+    if arm.name != "skill" and not arm.transfer.acceptable(transfer_floor):
         return (
             f"the gain does not carry over to variants: transfer ratio {arm.transfer.tau:.2f} is below {transfer_floor} "
             f"(variant gain {arm.transfer.variant_gain:+.2f}, n={arm.transfer.n})"

@@ -100,7 +100,13 @@ def _decide(profile: Profile, policy: RouterConfig, trail: _Trail) -> tuple[Plac
 def _text_helps(profile: Profile, policy: RouterConfig, trail: _Trail) -> bool:
     gain = profile.get("context_gain")
     enough = trail.at_least("context gain", gain, policy.context_gain)
-    return enough and gain is not None and gain.low is not None and gain.low > 0
+    if not enough or gain is None:
+        return False
+    if gain.low is None or gain.low <= 0:
+        trail.reasons.append("context gain is not shown: its interval reaches down to zero")
+        trail.confidence = min(trail.confidence, 0.5)
+        return False
+    return True
 
 
 def _sampling_viable(profile: Profile, policy: RouterConfig, trail: _Trail, prefix: str) -> bool:

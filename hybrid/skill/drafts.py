@@ -67,7 +67,8 @@ class Grouping:
         self.unbound = [line for line in self.lines if not any(mentions(line, value) for value in known)]
         self.answers = sorted({e.reference.strip() for e in context.train if len(e.reference.strip()) >= LONG_ANSWER})
         self.hash = body_hash(context.body)
-        self.strikes = Counter(r.edit for r in context.rejected)
+        # A race in which no pair differed says nothing against an edit: `search` happened not to ask.
+        self.strikes = Counter(r.edit for r in context.rejected if r.verdict.improved + r.verdict.regressed)
         self.refused = {r.edit for r in context.rejected if r.before == self.hash}
 
     def groups(self) -> list[Group]:

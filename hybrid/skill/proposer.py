@@ -12,16 +12,26 @@ lines that only help together are not found.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from hybrid.config.schema import OfflineProposerConfig
 from hybrid.skill.drafts import Group, Grouping
 from hybrid.skill.edits import Append, Delete, Replace, apply
 from hybrid.skill.reflection import Proposal, Proposer, Proven, ReflectionContext
 from hybrid.skill.screening import Screening, Tried
 from hybrid.skill.text import editable
-from hybrid.skill.vocabulary import Vocabulary
+from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
 
-__all__ = ["OfflineProposer", "Proposer"]
+__all__ = ["OfflineProposer", "Proposer", "build_proposer"]
 MOST_VICTIMS = 8
+
+
+def build_proposer(config: OfflineProposerConfig, vocabulary: str | None, seed: int) -> OfflineProposer:
+    """The proposer that a configuration asks for. `vocabulary` is the capability's own file and goes before the
+    configuration's; without either, the proposer can only delete and merge lines. Raises DataError for a bad file."""
+    path = vocabulary or config.vocabulary
+    words = load_vocabulary(Path(path)) if path else Vocabulary((), (), (), ())
+    return OfflineProposer(words, config.trials, seed)
 
 
 class OfflineProposer:

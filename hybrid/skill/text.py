@@ -56,12 +56,15 @@ def hidden(text: str) -> list[tuple[int, str]]:
     """Every line that holds a hidden character: its index from 0 and the first such character as `U+XXXX NAME`."""
     found = []
     for index, line in enumerate(text.split("\n")):
+        if line.isprintable():
+            continue
         character = next((c for c in line if is_hidden(c)), None)
         if character is not None:
             found.append((index, f"U+{ord(character):04X} {unicodedata.name(character, 'without a name')}"))
     return found
 
 
+@lru_cache(maxsize=16_384)
 def single_line(text: str, limit: int) -> str:
     """`text` as one line of at most `limit` characters: hidden characters go, white space becomes single spaces."""
     spaced = " ".join("".join(" " if c.isspace() else c for c in text).split())

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -73,14 +74,19 @@ class Vocabulary:
 
         Only the first 4,000 characters are read. Groups that matched nothing are left out.
         """
-        found: dict[Slot, None] = {}
-        for pattern in self.slots:
-            for match in re.finditer(pattern, prompt[:MOST_PROMPT], re.MULTILINE):
-                values = {name: single_line(text or "", LONGEST_VALUE) for name, text in match.groupdict().items()}
-                slot = tuple(sorted((name, text) for name, text in values.items() if text))
-                if slot and len(found) < MOST_MATCHES:
-                    found[slot] = None
-        return tuple(found)
+        return _matches(self.slots, prompt[:MOST_PROMPT])
+
+
+@lru_cache(maxsize=16_384)
+def _matches(patterns: tuple[str, ...], prompt: str) -> tuple[Slot, ...]:
+    found: dict[Slot, None] = {}
+    for pattern in patterns:
+        for match in re.finditer(pattern, prompt, re.MULTILINE):
+            values = {name: single_line(text or "", LONGEST_VALUE) for name, text in match.groupdict().items()}
+            slot = tuple(sorted((name, text) for name, text in values.items() if text))
+            if slot and len(found) < MOST_MATCHES:
+                found[slot] = None
+    return tuple(found)
 
 
 def load_vocabulary(path: Path) -> Vocabulary:

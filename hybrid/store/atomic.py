@@ -33,6 +33,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide a report from colleagues
             os.fsync(file.fileno())
         faultpoint("atomic.before-replace")
         temporary.replace(path)

@@ -23,6 +23,10 @@ from hybrid.store.atomic import canonical_json, write_json, write_text
 from hybrid.store.records import RecordLog
 
 SCHEMA_VERSION = 1
+FOLDERS = ("rollouts", "skills", "adapters", "checkpoints", "report")
+FILES = ("events.jsonl", "config.resolved.json", "run.json")
+"""What a run writes at the top of its folder. The identity goes last when all is cleared: as long as anything is left,
+the folder belongs to the run that wrote it."""
 
 
 class EventLog:
@@ -73,8 +77,10 @@ def identity_hash(fields: Mapping[str, Any]) -> str:
 class RunFolder:
     """A locked run folder. Use as a context manager; a second process is refused with the owner's pid."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        """`fresh` clears the folder once it is locked, before anything in it is read."""
         self.path = path
+        self._fresh = fresh
         self._lock = FileLock(str(path / "LOCK"), mode=0o644)
         self.events: EventLog
 
@@ -89,8 +95,15 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is in use by process {owner}; wait for it, or give --out another folder"
             ) from None
-        self._owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
-        self.events = EventLog(self.path / "events.jsonl")
+        try:
+            self._owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
+            if self._fresh:
+                self.clear()
+            self._refuse_links()
+            self.events = EventLog(self.path / "events.jsonl")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -103,11 +116,18 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove everything that a run writes (`--fresh`); the lock stays held. Other files are left alone."""
-        for name in ("run.json", "config.resolved.json", "events.jsonl"):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("rollouts", "skills", "adapters", "checkpoints", "report"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in (*FOLDERS, *FILES):
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
         self.events = EventLog(self.path / "events.jsonl")
+
+    def _refuse_links(self) -> None:
+        for name in (*FOLDERS, *FILES):
+            if (self.path / name).is_symlink():
+                raise RunFolderError(f"{self.path / name} is a symbolic link; a run writes only inside its own folder")
 
     def claim(self, fields: Mapping[str, Any], resolved_config: str) -> bool:
         """Bind the folder to an identity. True when it already held this one (a resume). Raises on any other."""

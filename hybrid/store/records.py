@@ -64,7 +64,10 @@ class RecordLog:
             yield record
 
     def repair(self) -> bool:
-        """Cut a torn last line off, so that appending starts on a line of its own. True when something was cut."""
+        """Cut a torn last line off, so that appending starts on a line of its own. True when something was cut.
+
+        Only one: a kill tears one line, so another damaged one before it is left for `read` to refuse.
+        """
         if not self.path.exists():
             return False
         data = self.path.read_bytes()
@@ -78,6 +81,9 @@ class RecordLog:
         elif _decode(data[whole:]) is not None:  # whole record, only its newline is missing
             with self.path.open("ab") as file:
                 file.write(b"\n")
+            return False
+        before = data[:whole].rstrip(b"\n")
+        if before and _decode(before[before.rfind(b"\n") + 1 :]) is None:
             return False
         with self.path.open("r+b") as file:
             file.truncate(whole)

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from hybrid.backends.loading import fold_lm_head
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows
+from hybrid.weights.results import read_log
 from hybrid.weights.schedule import Order
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
 
@@ -34,6 +35,8 @@ class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
             processing_class=session.loaded.tokenizer,
             peft_config=lora_config(session),
         )
+        if session.resume is not None:  # TRL counts from zero again after a resume
+            self._total_train_tokens = int(read_log(session.resume.path)[-1]["num_tokens"])
 
     def probe_prompts(self) -> list[list[int]]:
         """Two prompts for the policy probe."""

@@ -63,6 +63,9 @@ def test_the_adapter_acts_and_the_base_stays(base: LoadedModel, good: Adapter) -
     assert tuned != bare
     assert answers(backend, None) == bare
     assert answers(backend, good) == tuned
+    ids = torch.arange(4, 40)[None]
+    fresh = load_tiny(Path(base.info.path)).model
+    assert torch.equal(base.model(ids).logits, fresh(ids).logits), "between calls the base in memory is the bare base"
     assert weights_checksum(base.model) == checksum, "also under its own names, with the adapter's layers in place"
 
 

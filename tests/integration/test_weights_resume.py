@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from weights_tiny import hashes, interrupted, make_job, save_tiny, train, without_seconds
+from weights_tiny import hashes, interrupted, load, make_job, save_tiny, train, without_seconds
 
 from hybrid.backends.adapters import check_adapter
 from hybrid.errors import RunFolderError
@@ -21,13 +21,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("resume") / "tiny")
 
 
-@pytest.fixture(scope="module", params=["grpo", "sft"])
+@pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest, folder: Path) -> tuple[TrainJob, TrainResult]:
     """An uninterrupted job and its result. Rows are cut, and cut unevenly by stages, so that every path is taken."""
     stages = ((0, 1, 2), (3, 4, 5, 6, 7))
     rows = 4 if request.param == "grpo" else 2
-    job = make_job(folder, folder.parent / request.param, request.param, stages=stages, weights={"rows_per_device": rows})
+    job = make_job(
+        folder, folder.parent / request.param, request.param, stages=stages, weights={"rows_per_device": rows}
+    )
     return job, train(job)
+
+
+both = pytest.mark.parametrize("whole", ["grpo", "sft"], indirect=True)
+grpo = pytest.mark.parametrize("whole", ["grpo"], indirect=True)
 
 
 def again(whole: tuple[TrainJob, TrainResult], tmp_path: Path) -> TrainJob:
@@ -44,29 +50,32 @@ def assert_same(found: TrainResult, expected: TrainResult) -> None:
     assert [getattr(found, c) for c in counted] == [getattr(expected, c) for c in counted]
 
 
+@both
 def test_the_candidates_move_and_belong_to_the_base(whole):
     job, result = whole
     assert [step for step, _ in result.checkpoints] == [2, 4, 6]
     assert len({sha for _, sha in hashes(result)}) == 3
     for _, adapter in result.checkpoints:
-        base = make_job(Path(job.model.path), job.out).model
-        from weights_tiny import load
-
-        check_adapter(adapter.path, load(dataclasses.replace(job, model=base)).info.fingerprint)
+        check_adapter(adapter.path, load(job).info.fingerprint)
 
 
+@grpo
 def test_the_same_job_in_another_folder_gives_the_same_bytes(whole, tmp_path):
     assert_same(train(again(whole, tmp_path)), whole[1])
 
 
-@pytest.mark.parametrize("after", [1, 3, 6])
+@pytest.mark.parametrize(("whole", "after"), [("grpo", 1), ("grpo", 3), ("grpo", 6), ("sft", 3)], indirect=["whole"])
 def test_a_resumed_job_ends_with_the_same_bytes(whole, tmp_path, after):
     job = again(whole, tmp_path)
     interrupted(job, after)
     assert_same(train(job), whole[1])
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "optimizer.pt", "rng_state.pth", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    ("whole", "damage"),
+    [("grpo", "flipped bit"), ("grpo", "optimizer.pt"), ("grpo", "rng_state.pth"), ("sft", "flipped bit")],
+    indirect=["whole"],
+)
 def test_a_damaged_newest_checkpoint_falls_back_and_still_ends_with_the_same_bytes(whole, tmp_path, damage):
     job = again(whole, tmp_path)
     interrupted(job, 5)
@@ -83,10 +92,9 @@ def test_a_damaged_newest_checkpoint_falls_back_and_still_ends_with_the_same_byt
     assert "skipped checkpoint-4" in result.note
 
 
+@grpo
 def test_the_random_state_matters(whole, tmp_path, monkeypatch):
     """The reason for demanding rng_state.pth: without it, TRL goes on to other completions and exits 0."""
-    if whole[0].method == "sft":
-        pytest.skip("supervised training draws nothing")
     monkeypatch.setattr("hybrid.weights.checkpoints.required_files", lambda _: ())
     monkeypatch.setattr("transformers.Trainer._load_rng_state", lambda *_: None)
     job = again(whole, tmp_path)
@@ -94,13 +102,14 @@ def test_the_random_state_matters(whole, tmp_path, monkeypatch):
     assert hashes(train(job))[-1] != hashes(whole[1])[-1]
 
 
+@grpo
 def test_a_changed_learning_rate_is_refused_on_resume(whole, tmp_path):
     """TRL alone would go on with the old rate and say nothing."""
     job = again(whole, tmp_path)
     interrupted(job, 3)
-    section = getattr(job.weights, job.method).model_copy(update={"learning_rate": 0.5})
-    changed = dataclasses.replace(job, weights=job.weights.model_copy(update={job.method: section}))
-    with pytest.raises(RunFolderError, match=rf"weights\.{job.method}\.learning_rate differ"):
+    faster = job.weights.grpo.model_copy(update={"learning_rate": 0.5})
+    changed = dataclasses.replace(job, weights=job.weights.model_copy(update={"grpo": faster}))
+    with pytest.raises(RunFolderError, match=r"weights\.grpo\.learning_rate differ"):
         train(changed)
 
 
@@ -113,10 +122,9 @@ train(make_job(Path({folder!r}), Path({out!r}), stages=((0, 1, 2), (3, 4, 5, 6, 
 """
 
 
+@grpo
 def test_a_process_killed_while_it_commits_a_checkpoint_is_resumed(whole, tmp_path):
     """A real SIGKILL between the trainer's last file and our manifest, in a process of its own."""
-    if whole[0].method == "sft":
-        pytest.skip("one process start is enough")
     job = again(whole, tmp_path)
     text = SCRIPT.format(tests=str(Path(__file__).parent), folder=job.model.path, out=str(job.out))
     environment = {**os.environ, "HYBRID_FAULT": "checkpoint.before-manifest:2", "OMP_NUM_THREADS": "1"}

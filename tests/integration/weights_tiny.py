@@ -59,7 +59,9 @@ def make_job(folder: Path, out: Path, method: str = "grpo", **changes: Any) -> T
     weights = {"lora": LORA, "checkpoint_every": 2, **changes.pop("weights", {})}
     job = TrainJob(
         capability="letters",
-        examples=tuple(Example(id=f"e{i}", prompt=f"{'xyz'[i % 3]}{i} =", reference="abc"[: 1 + i % 3]) for i in range(8)),
+        examples=tuple(
+            Example(id=f"e{i}", prompt=f"{'xyz'[i % 3]}{i} =", reference="abc"[: 1 + i % 3]) for i in range(8)
+        ),
         skill="",
         stages=plain(8),
         grader=Letters(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
 
 def hybrid(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hybrid", *argv], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "hybrid", *argv], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
     )
 
 
@@ -39,7 +39,7 @@ def loaded_by(argv: list[str], cwd: Path) -> set[str]:
     """Top-level modules in memory after a command, asked of the process itself."""
     code = f"import sys\nfrom hybrid.__main__ import main\nmain({argv!r})\nprint(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
     )
     return {name.split(".")[0] for name in done.stderr.split()}
 
@@ -56,12 +56,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_help_is_instant() -> None:
+    """CPU seconds of the child, which on an idle machine are its wall seconds, so that a busy one proves nothing."""
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert hybrid("--help").returncode == 0
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.6, times
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert 0 < min(times) < 0.6, times
 
 
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_schema_is_json_and_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         error = process.stderr.read()
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=120) == 1
         assert error == b""
         process.stderr.close()
 
@@ -124,7 +126,7 @@ def test_interrupt_says_that_the_same_command_continues(folder: Path, flags: lis
     assert process.stderr is not None
     assert process.stderr.readline() == "here\n"
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in error
     if flags:
@@ -137,7 +139,7 @@ def test_interrupt_says_that_the_same_command_continues(folder: Path, flags: lis
 def test_json_stays_pure_when_child_processes_print(folder: Path) -> None:
     body = "subprocess.run(['echo', 'from a child']); print('from a library')"
     process = started(body, "run", "run.yaml", "--json", cwd=folder)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     assert process.returncode == 0
     assert json.loads(out)["device"] == "cpu"
     assert "from a child" in error
@@ -152,7 +154,7 @@ def test_a_terminal_that_knows_only_ascii_does_not_stop_a_command(folder: Path) 
         env={**environment(), "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 2
     assert "run.yaml:2: model.path:" in done.stderr

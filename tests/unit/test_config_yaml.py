@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.config.yaml_strict import MAX_BYTES, format_path, parse_yaml
@@ -142,6 +142,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_JSON)
 def test_every_json_document_reads_back_as_itself(value: object) -> None:
     got, _, wrong = parse_yaml(json.dumps(value), "f.json")
@@ -149,6 +150,7 @@ def test_every_json_document_reads_back_as_itself(value: object) -> None:
     assert json.dumps(got, sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80) | st.text(st.sampled_from("ab:{}[]-\n \t\"'&*!?#|>%\\u0\x00,"), max_size=60))
 def test_any_text_gives_a_value_or_problems_and_never_raises(text: str) -> None:
     value, lines, wrong = parse_yaml(text, "f")

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_report_example import (
     arm,
@@ -127,6 +127,7 @@ def test_seconds(value, shown):
 lines_ = st.lists(st.text(st.sampled_from("ab "), max_size=3), max_size=12)
 
 
+@settings(deadline=None)
 @given(lines_, lines_)
 def test_line_diff_rebuilds_both_sides(old, new):
     changes = line_diff("\n".join(old), "\n".join(new), context=1000)
@@ -180,6 +181,7 @@ def test_arms_differ_by_shape_not_only_by_colour():
     assert shapes == ["circle", "circle", "rect", "path"]
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
 def test_ticks_are_few_ordered_and_inside(low, span, most):
     high = low + span
@@ -189,6 +191,7 @@ def test_ticks_are_few_ordered_and_inside(low, span, most):
     assert all(low - slack <= t <= high + slack for t in found)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5000), st.floats(-100, 100)), min_size=1, max_size=600, unique_by=lambda p: p[0]),
     st.none() | st.integers(0, 5000),

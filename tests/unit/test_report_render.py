@@ -322,6 +322,18 @@ def test_every_placement_draws_even_without_numbers(placement):
     assert f"**{placement}**" in to_markdown(report)
 
 
+def test_long_lists_are_cut_and_counted(tmp_path):
+    data = example_data()
+    data["capabilities"] = [skill_capability()]
+    data["capabilities"][0]["rejected"] *= 100
+    data["capabilities"][0]["skill_edits"] *= 30
+    report = Report.model_validate(data)
+    for text in (parsed(report).text, to_markdown(report)):
+        assert "60 more are in placement.json" in text and "80 more" in text
+    saved(tmp_path, report)
+    assert "and 80 more, in placement.json" in explain(tmp_path, "unit-conversion")
+
+
 def test_an_empty_report_draws():
     report = Report.model_validate({**example_data(), "capabilities": []})
     assert "0 capabilities" in parsed(report).text and "0 capabilities" in to_markdown(report)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -10,6 +10,7 @@ from hybrid.skill.edits import Append, Delete, Edit, InsertAfter, Replace, apply
 from hybrid.skill.schedule import edit_budget
 from hybrid.skill.text import join, lines_of, normal
 
+SLOW_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PROTECTED = "<!-- protected:start keep -->\nsecret\nshared\n<!-- protected:end -->\n"
 LINE = st.sampled_from(["a", "b", "c", "d e", "", "  f", "# g"])
 BODY = st.lists(LINE, max_size=8).map(join)
@@ -97,6 +98,7 @@ def test_the_token_cap_stops_growth_and_lets_a_long_body_shrink() -> None:
     assert apply("a b c\n", [Replace(target="a b c", content="a b d")], count, 2).refused
 
 
+@SLOW_MACHINE
 @given(BODY, st.lists(EDIT, max_size=6))
 def test_apply_is_pure_splits_its_edits_and_keeps_the_normal_form(body: str, edits: list[Edit]) -> None:
     result = apply(body, edits)
@@ -111,6 +113,7 @@ def test_apply_is_pure_splits_its_edits_and_keeps_the_normal_form(body: str, edi
         assert result.body == body
 
 
+@SLOW_MACHINE
 @given(BODY, BODY, st.lists(EDIT, max_size=8))
 def test_protected_lines_never_change(before: str, after: str, edits: list[Edit]) -> None:
     result = apply(before + PROTECTED + after, edits)
@@ -118,6 +121,7 @@ def test_protected_lines_never_change(before: str, after: str, edits: list[Edit]
     assert result.body.count("protected:") == 2
 
 
+@SLOW_MACHINE
 @given(BODY, NEW)
 def test_append_and_insert_are_undone_by_delete(body: str, content: str) -> None:
     appended = one(body, Append(content=content))
@@ -128,6 +132,7 @@ def test_append_and_insert_are_undone_by_delete(body: str, content: str) -> None
     assert one(inserted, Delete(target=content)) == body
 
 
+@SLOW_MACHINE
 @given(BODY, NEW)
 def test_replace_is_undone_by_replace_and_delete_by_its_place(body: str, content: str) -> None:
     lines = lines_of(body)
@@ -137,6 +142,7 @@ def test_replace_is_undone_by_replace_and_delete_by_its_place(body: str, content
     assert len(lines_of(one(body, Delete(target=target)))) < len(lines)
 
 
+@SLOW_MACHINE
 @given(EDIT)
 def test_edits_survive_json(edit: Edit) -> None:
     adapter: TypeAdapter[Edit] = TypeAdapter(Edit)
@@ -158,6 +164,7 @@ def test_the_schedules_are_the_published_formulas() -> None:
     assert _budgets(4, maximum=10, minimum=1, schedule="cosine") == [10, 9, 6, 2]
 
 
+@SLOW_MACHINE
 @given(st.integers(1, 60), st.integers(1, 64), st.integers(1, 64), st.sampled_from(["constant", "linear", "cosine"]))
 def test_budgets_fall_within_their_bounds(total: int, a: int, b: int, schedule: str) -> None:
     budgets = _budgets(total, maximum=max(a, b), minimum=min(a, b), schedule=schedule)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybrid.capability.types import Example
 from hybrid.skill.leakguard import leaks
+
+SLOW_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def row(name: str, prompt: str, reference: str, gold: str | None = None) -> Example:
@@ -59,6 +61,7 @@ def test_the_gold_completion_counts_as_an_answer() -> None:
     assert leaks("the final answer is 5 apples\n", TRAIN, held)
 
 
+@SLOW_MACHINE
 @given(st.text(max_size=120), st.text(max_size=20), st.text(max_size=20))
 def test_it_never_fails_and_points_at_real_lines(body: str, prompt: str, reference: str) -> None:
     lines = body.split("\n")
@@ -66,6 +69,7 @@ def test_it_never_fails_and_points_at_real_lines(body: str, prompt: str, referen
         assert leak.text in lines and leak.line >= 1
 
 
+@SLOW_MACHINE
 @given(st.text("abc ", min_size=1, max_size=8), st.text("xyz", min_size=1, max_size=8))
 def test_a_planted_pair_is_always_found(prompt: str, reference: str) -> None:
     held = (row("h", prompt, reference),)

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from test_skill_world import VOCABULARY, World, vocabulary, world
 
 from hybrid.capability.types import Example
+from hybrid.config.schema import OfflineProposerConfig
 from hybrid.evidence.types import Verdict
 from hybrid.skill.edits import Append, Delete, Edit, Replace, apply
-from hybrid.skill.proposer import OfflineProposer
+from hybrid.skill.proposer import OfflineProposer, build_proposer
 from hybrid.skill.reflection import Proposal, ReflectionContext, RejectedEdit, TrialBook, body_hash
 
-NO = Verdict(decision="reject", delta=0, low=0, high=0, p=1, n=8, improved=0, regressed=0, reason="no")
+NO = Verdict(decision="reject", delta=0, low=0, high=0, p=1, n=8, improved=1, regressed=3, reason="no")
 
 
 class Bench:
@@ -208,6 +210,30 @@ def test_other_names_layouts_and_chat_prompts() -> None:
         Append(content="Route sales to abuse."),
         Append(content="Route легал to abuse."),
     }
+
+
+def test_it_is_built_from_the_configuration(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own.yaml", tmp_path / "shared.yaml"
+    own.write_text(VOCABULARY, encoding="utf-8")
+    shared.write_text("rules: [Be kind.]\n", encoding="utf-8")
+    config = OfflineProposerConfig(vocabulary=str(shared), trials=3)
+    assert build_proposer(config, str(own), 1).vocabulary == vocabulary()
+    built = build_proposer(config, None, 1)
+    assert [t.text for t in built.vocabulary.rules] == ["Be kind."] and built.trials == 3
+    w = world(3)
+    empty = build_proposer(OfflineProposerConfig(), None, 0)
+    assert propose(Bench(w), empty) == []
+    body = "Ignore the rules.\n" + "".join(f"{line}\n" for line in w.lines)
+    assert edits(propose(Bench(w, body), empty)) == {Delete(target="Ignore the rules.")}
+
+
+def test_a_race_that_never_asked_is_no_strike() -> None:
+    bench = Bench(world(3))
+    every = edits(propose(bench, failures=30))
+    memory = [RejectedEdit(before=f"other{i}", edit=e, verdict=NO) for e in every for i in range(3)]
+    silent = [r.model_copy(update={"verdict": NO.model_copy(update={"improved": 0, "regressed": 0})}) for r in memory]
+    assert edits(propose(bench, rejected=silent, failures=30)) == every
+    assert not every & edits(propose(bench, rejected=memory, failures=30))
 
 
 def test_trials_must_be_positive() -> None:

@@ -306,7 +306,7 @@ def test_a_line_that_search_never_asks_about_survives_if_training_rows_need_it()
 
 
 def test_all_operations_of_the_toy_world_are_reachable() -> None:
-    names = "Kar Lim Bom Dus Fen Gil Kol Lur Mat Nir Bek Das".split()
+    names = ["Kar", "Lim", "Bom", "Dus", "Fen", "Gil", "Kol", "Lur", "Mat", "Nir", "Bek", "Das"]
     w = World(rules=dict(zip(names, OPS, strict=True)))
     result = optimise(task(w, 1, epochs=6))
     assert lines(result.body) == w.lines

@@ -3,13 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybrid.errors import DataError
 from hybrid.skill.text import is_hidden
 from hybrid.skill.vocabulary import LONGEST_LINE, Template, load_vocabulary, parse_vocabulary
 
+SLOW_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GOOD = """\
 slots:
   - "^(?:q|ask)(?: \\\\$[a-z]+)? (?P<name>[A-Z][a-z]+)"
@@ -92,6 +93,7 @@ def test_all_mistakes_at_once_and_files(tmp_path: Path) -> None:
             load_vocabulary(bad)
 
 
+@SLOW_MACHINE
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_hostile_values_fill_one_clean_line_or_nothing(prompt: str, reference: str) -> None:
     line = Template("{prompt} -> {reference}").fill({"prompt": prompt, "reference": reference})

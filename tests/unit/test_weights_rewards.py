@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.capability.types import Example, Score
@@ -54,6 +54,7 @@ def test_brier_is_one_when_sure_and_right_and_zero_when_sure_and_wrong_or_silent
     assert brier(True, 0.7) == pytest.approx(0.91)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_brier_is_a_proper_rule(percent, stated):
     """Saying the true probability is never worse in expectation than saying another one."""
@@ -65,6 +66,7 @@ def test_brier_is_a_proper_rule(percent, stated):
     assert expected(p) >= expected(q) - 1e-12
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_accuracy_plus_brier_prefers_the_likelier_answer(one, other):
     """With equal weights the value of a calibrated answer grows with its probability: wrong on purpose never pays."""

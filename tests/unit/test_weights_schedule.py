@@ -1,7 +1,9 @@
 """Order of rows and batch arithmetic: pure, stateless, and the same after a resume by construction."""
 
+import itertools
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.errors import ConfigError
@@ -19,11 +21,12 @@ def test_structured_first_puts_low_entropy_first_and_breaks_ties_by_index():
         structured_first([float("nan")], 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=40), st.integers(1, 8))
 def test_structured_first_keeps_every_row_once_and_never_raises_entropy_backwards(entropies, count):
     stages = structured_first(entropies, count)
     assert sorted(row for stage in stages for row in stage) == list(range(len(entropies)))
-    for earlier, later in zip(stages, stages[1:], strict=False):
+    for earlier, later in itertools.pairwise(stages):
         assert max(entropies[i] for i in earlier) <= min(entropies[i] for i in later)
     sizes = [len(stage) for stage in stages]
     assert max(sizes) - min(sizes) <= 1
@@ -38,6 +41,7 @@ def test_stage_lengths_are_proportional_by_largest_remainder():
         stage_lengths(5, [3, 0])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.lists(st.integers(1, 500), min_size=1, max_size=8))
 def test_stage_lengths_sum_to_the_steps_and_starve_nobody(steps, sizes):
     lengths = stage_lengths(steps, sizes)
@@ -54,6 +58,7 @@ def test_stages_are_trained_in_order_and_only_from_their_own_rows():
         order.rows(7)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**31 - 1))
 def test_each_epoch_reads_every_row_once(n, per_step, steps, seed):
     order = Order(plain(n), steps, per_step, seed)
@@ -72,6 +77,7 @@ def test_rows_of_a_step_do_not_depend_on_what_was_read_before():
     assert order.rows(0) == (2, 6, 7, 9)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 64), st.integers(1, 8), st.one_of(st.none(), st.integers(1, 80)))
 def test_a_step_sees_all_rows_whatever_the_cut(per_process, processes, rows_per_device):
     rows = per_process * processes

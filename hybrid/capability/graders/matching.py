@@ -70,8 +70,8 @@ class Matcher:
 
     def _exchange(self, line: bytes, limit_s: float) -> bytes | None:
         worker = self._running()
-        assert worker.stdin is not None  # noqa: S101 - both are pipes, see _running
-        assert worker.stdout is not None  # noqa: S101
+        assert worker.stdin is not None  # both are pipes, see _running
+        assert worker.stdout is not None
         try:
             worker.stdin.write(line)
             worker.stdin.flush()

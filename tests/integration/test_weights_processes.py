@@ -1,0 +1,100 @@
+"""Two processes under accelerate: a step shared, one set of files, one result, resumed to the same bytes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from weights_tiny import hashes, make_job, save_tiny, train, without_seconds
+
+SCRIPT = """
+import json, os, shutil, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1]]
+from accelerate import PartialState
+from weights_tiny import hashes, make_job, train, without_seconds
+rank, folder, out = int(os.environ["RANK"]), Path(sys.argv[2]), Path(sys.argv[3])
+answers = {}
+for method in ("grpo", "sft"):
+    def job(name):
+        return make_job(folder, out / name, method, grpo={"steps": 4}, sft={"steps": 4})
+    whole = train(job(method))
+    if rank == 0:  # what a run leaves that was killed after its first checkpoint
+        shutil.copytree(out / method / "checkpoint-2", out / (method + "-again") / "checkpoint-2")
+    PartialState().wait_for_everyone()
+    again = train(job(method + "-again"))
+    answers[method] = {
+        "hashes": hashes(whole),
+        "again": hashes(again),
+        "history": without_seconds(whole),
+        "tokens": [whole.tokens_in, whole.tokens_out, whole.completions],
+    }
+(out / f"rank-{rank}.json").write_text(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict]]:
+    out = tmp_path_factory.mktemp("processes")
+    folder = save_tiny(out / "tiny")
+    (out / "script.py").write_text(SCRIPT)
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += [str(out / "script.py"), str(Path(__file__).parent), str(folder), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder, out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_both_processes_return_the_same_result(launched):
+    _, out, (first, second) = launched
+    assert first == second
+    for method in ("grpo", "sft"):
+        assert sorted(path.name for path in (out / method).iterdir()) == [
+            "RESULT.json",
+            "adapters",
+            "checkpoint-2",
+            "checkpoint-4",
+        ]
+        assert (out / method / "checkpoint-4" / "rng_state_1.pth").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_bytes(launched):
+    for method in ("grpo", "sft"):
+        answer = launched[2][0][method]
+        assert answer["again"] == answer["hashes"]
+        assert [step for step, _ in answer["hashes"]] == [2, 4]
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_step_of_the_configured_size(launched, tmp_path):
+    """Supervised training draws nothing, so one process must see the same rows and, up to rounding, the same loss."""
+    folder, _, (answers, _) = launched
+    alone = train(make_job(folder, tmp_path / "sft", "sft", sft={"steps": 4}))
+    shared = answers["sft"]["history"]
+    for ours, theirs in zip(without_seconds(alone), shared, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-2)
+    assert answers["sft"]["tokens"] == [alone.tokens_in, 0, 0]
+    assert answers["grpo"]["tokens"][2] == 4 * 8  # not 4 * 8 per process
+
+
+@pytest.mark.slow
+def test_a_finished_job_is_read_by_one_process_as_it_was_written_by_two(launched):
+    folder, out, (answers, _) = launched
+    found = train(make_job(folder, out / "grpo", "grpo", grpo={"steps": 4}))
+    assert [[step, sha] for step, sha in hashes(found)] == answers["grpo"]["hashes"]
