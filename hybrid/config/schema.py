@@ -334,7 +334,7 @@ class WeightsConfig(Section):
 class SearchGateConfig(Section):
     """The lenient gate inside an improver. It may look at `search` as often as it likes."""
 
-    part: int = Field(default=16, ge=4)
+    part: int = Field(default=32, ge=4)
     """Examples per part of a race; a challenger that falls behind the incumbent after a part is dropped."""
     margin: float = Field(default=0.0, ge=0, le=1)
     """A challenger must be better by more than this at the end of the race."""

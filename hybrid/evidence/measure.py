@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from hybrid.backends.base import Backend, Completion, Request
 from hybrid.capability.types import Capability, Example, Split
@@ -28,6 +29,17 @@ Progress = Callable[[str, int, int], None]
 
 def _ignore(capability: str, done: int, total: int) -> None:
     """Default progress: nobody watches."""
+
+
+@dataclass(frozen=True)
+class _Owed:
+    """One completion that was asked for and is not in the store."""
+
+    key: str
+    candidate: Candidate
+    example: Example
+    sample: int
+    seed: int
 
 
 class Meter:
@@ -76,28 +88,64 @@ class Meter:
 
         Raises BudgetExhausted after keeping what was affordable, BackendError and AdapterError from the backend.
         """
-        self._check_seal(candidate, capability, split)
-        wanted = [(e, s, sample_seed(self.seed, e, s)) for e in examples for s in range(samples)]
+        return self.measure_many([candidate], capability, split, examples, samples=samples, stage=stage)[0]
+
+    def measure_many(
+        self,
+        candidates: Sequence[Candidate],
+        capability: Capability,
+        split: Split,
+        examples: Sequence[Example],
+        *,
+        samples: int = 1,
+        stage: str,
+    ) -> list[Measurement]:
+        """`measure` for several candidates on the same examples; those with one decoding and adapter share batches."""
         judge = judge_of(capability)
-        keys = [rollout_key(candidate, judge, split, e, s, seed) for e, s, seed in wanted]
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # a row asked twice is paid once
-        missing = sorted(i for key, i in first.items() if self.store.get(candidate, key) is None)
-        self.reused += len(keys) - len(missing)
-        for start in range(0, len(missing), self.chunk):
-            self.ledger.check(time.monotonic() - self._started)
-            part = missing[start : start + self.chunk]
-            allowed = self.ledger.affordable(len(part))
-            rows = [(keys[i], *wanted[i]) for i in part[:allowed]]
-            self._generate(candidate, capability, split, rows, stage)
-            self.progress(capability.name, start + len(rows), len(missing))
-            if allowed < len(part):
-                raise BudgetExhausted(
-                    f"budget.calls: all {self.ledger.budget.calls} completions are spent; what was paid is kept"
-                )
-        found = [self.store.get(candidate, key) for key in keys]
-        rollouts = [r for r in found if r is not None]
-        table = tuple(tuple(rollouts[i * samples : (i + 1) * samples]) for i in range(len(examples)))
-        return Measurement(candidate, tuple(e.id for e in examples), table)
+        owed: dict[str, _Owed] = {}
+        asked: list[tuple[Candidate, list[str]]] = []
+        for candidate in candidates:
+            self._check_seal(candidate, capability, split)
+            keys = []
+            for example in examples:
+                for sample in range(samples):
+                    seed = sample_seed(self.seed, example, sample)
+                    key = rollout_key(candidate, judge, split, example, sample, seed)
+                    keys.append(key)
+                    if key not in owed and self.store.get(candidate, key) is None:
+                        owed[key] = _Owed(key, candidate, example, sample, seed)
+            asked.append((candidate, keys))
+        self.reused += sum(len(keys) for _, keys in asked) - len(owed)
+        self._pay(list(owed.values()), capability, split, stage)
+        return [self._table(candidate, keys, examples, samples) for candidate, keys in asked]
+
+    def _table(
+        self, candidate: Candidate, keys: Sequence[str], examples: Sequence[Example], samples: int
+    ) -> Measurement:
+        rollouts = [r for key in keys if (r := self.store.get(candidate, key)) is not None]
+        rows = tuple(tuple(rollouts[i * samples : (i + 1) * samples]) for i in range(len(examples)))
+        return Measurement(candidate, tuple(e.id for e in examples), rows)
+
+    def _pay(self, owed: Sequence[_Owed], capability: Capability, split: Split, stage: str) -> None:
+        """Generate what is owed, chunk by chunk; every chunk is durable before the next one starts."""
+        groups: dict[tuple[str, str], list[_Owed]] = {}
+        for row in owed:
+            adapter = row.candidate.adapter.sha256 if row.candidate.adapter else ""
+            groups.setdefault((row.candidate.sampling.model_dump_json(), adapter), []).append(row)
+        done = 0
+        for rows in groups.values():
+            for start in range(0, len(rows), self.chunk):
+                self.ledger.check(time.monotonic() - self._started)
+                part = rows[start : start + self.chunk]
+                allowed = self.ledger.affordable(len(part))
+                self._generate(part[:allowed], capability, split, stage)
+                done += allowed
+                self.progress(capability.name, done, len(owed))
+                if allowed < len(part):
+                    raise BudgetExhausted(
+                        f"budget.calls: all {self.ledger.budget.calls} completions are spent; what was paid is kept. "
+                        "Raise budget.calls and give the same command to go on"
+                    )
 
     def _check_seal(self, candidate: Candidate, capability: Capability, split: Split) -> None:
         if split not in SEALED:
@@ -106,52 +154,39 @@ class Meter:
         if opened is None or candidate.key not in opened["data"]["candidates"]:
             raise RunFolderError(f"{capability.name}: the sealed split {split!r} was not opened for this candidate")
 
-    def _generate(
-        self,
-        candidate: Candidate,
-        capability: Capability,
-        split: Split,
-        rows: Sequence[tuple[str, Example, int, int]],
-        stage: str,
-    ) -> None:
+    def _generate(self, rows: Sequence[_Owed], capability: Capability, split: Split, stage: str) -> None:
         if not rows:
             return
-        requests = [Request(compose(e.prompt, candidate.skill, self.separator), seed) for _, e, _, seed in rows]
-        completions = self.backend.generate(requests, candidate.sampling, candidate.adapter)
-        graded = [
-            self._grade(candidate, capability, split, row, completion, stage)
-            for row, completion in zip(rows, completions, strict=True)
-        ]
-        self.store.put(candidate, graded)
-        self.ledger.pay(graded)
+        requests = [Request(compose(r.example.prompt, r.candidate.skill, self.separator), r.seed) for r in rows]
+        first = rows[0].candidate
+        completions = self.backend.generate(requests, first.sampling, first.adapter)
+        by_candidate: dict[str, list[tuple[_Owed, Completion]]] = {}
+        for row, completion in zip(rows, completions, strict=True):
+            by_candidate.setdefault(row.candidate.key, []).append((row, completion))
+        for pairs in by_candidate.values():
+            graded = [_graded(row, completion, capability, split, stage) for row, completion in pairs]
+            self.store.put(pairs[0][0].candidate, graded)
+            self.ledger.pay(graded)
 
-    @staticmethod
-    def _grade(
-        candidate: Candidate,
-        capability: Capability,
-        split: Split,
-        row: tuple[str, Example, int, int],
-        completion: Completion,
-        stage: str,
-    ) -> Rollout:
-        key, example, sample, seed = row
-        score = capability.grader.grade(completion.text, example)
-        return Rollout(
-            key=key,
-            candidate=candidate.key[:32],
-            capability=capability.name,
-            split=split,
-            example_id=example.id,
-            sample=sample,
-            seed=seed,
-            text=completion.text,
-            value=score.value,
-            passed=score.passed,
-            facets=dict(score.facets),
-            feedback=score.feedback,
-            tokens_in=completion.tokens_in,
-            tokens_out=completion.tokens_out,
-            seconds=round(completion.seconds, 6),
-            finish=completion.finish,
-            stage=stage,
-        )
+
+def _graded(row: _Owed, completion: Completion, capability: Capability, split: Split, stage: str) -> Rollout:
+    score = capability.grader.grade(completion.text, row.example)
+    return Rollout(
+        key=row.key,
+        candidate=row.candidate.key[:32],
+        capability=capability.name,
+        split=split,
+        example_id=row.example.id,
+        sample=row.sample,
+        seed=row.seed,
+        text=completion.text,
+        value=score.value,
+        passed=score.passed,
+        facets=dict(score.facets),
+        feedback=score.feedback,
+        tokens_in=completion.tokens_in,
+        tokens_out=completion.tokens_out,
+        seconds=round(completion.seconds, 6),
+        finish=completion.finish,
+        stage=stage,
+    )

@@ -13,6 +13,7 @@ from hybrid.capability.types import Capability, Example, Split
 from hybrid.config.schema import PlacementName
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline.arms import Built
+from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.training import select_checkpoint, summary, train_adapter
 from hybrid.router.place import ArmName
@@ -26,10 +27,6 @@ from hybrid.skill.skillopt import SkillTask, optimise
 from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
 from hybrid.store.atomic import write_text
 from hybrid.weights.base import TrainResult
-
-DRAFT_ROWS = 32
-"""Training rows that a draft document is made from while probing."""
-
 
 @dataclass
 class Improved:
@@ -79,7 +76,10 @@ class Improver:
 
     def trial(self, bodies: Sequence[str], examples: Sequence[Example]) -> list[list[float]]:
         """Scores of trial documents on training rows, paid for like everything else."""
-        return [[r.value for r in self.rollouts(body, examples, "train")] for body in bodies]
+        candidates = [self.session.candidate(self.capability, body) for body in bodies]
+        measure = self.session.meter.measure_many
+        measured = measure(candidates, self.capability, "train", examples, stage="skill")
+        return [m.values for m in measured]
 
     def proposer(self) -> OfflineProposer:
         """The offline proposer over this capability's vocabulary."""
@@ -129,6 +129,7 @@ class Improver:
                     measure=self.rollouts,
                     count_tokens=self._count_tokens,
                     seed=config.seed,
+                    trial=self.trial,
                 )
             )
             into.skill = result

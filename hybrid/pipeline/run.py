@@ -66,11 +66,10 @@ def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: boo
         if workers.rank() > 0:
             return _follow(loaded, capabilities, out)
         with RunFolder(out, fresh=fresh) as folder:
-            try:
-                return _lead(loaded, folder, capabilities, probe_only, on_event)
-            finally:
-                if workers.world_size() > 1:
-                    workers.broadcast({"kind": "stop"})
+            path = _lead(loaded, folder, capabilities, probe_only, on_event)
+            # Not after an error: the others may be inside a training then, and the launcher ends them when this one exits.
+            workers.broadcast({"kind": "stop"})
+            return path
     finally:
         workers.leave()
 

@@ -78,7 +78,7 @@ def place(
     eligible: list[ArmName] = []
     for name in ARMS:
         if name in arms:
-            why = _why_not(arms[name], minimum_effect, transfer_floor)
+            why = _why_not(arms[name], transfer_floor)
             if why is None:
                 eligible.append(name)
             else:
@@ -100,12 +100,10 @@ def place(
     return Placement(chosen, because, tuple(refused))
 
 
-def _why_not(arm: Arm, minimum_effect: float, transfer_floor: float) -> str | None:
+def _why_not(arm: Arm, transfer_floor: float) -> str | None:
     verdict = arm.verdict
     if verdict.decision != "accept":
         return f"the ship gate says {verdict.decision}: {verdict.reason}"
-    if verdict.delta < minimum_effect:
-        return f"the gain {verdict.delta:+.3f} is real but smaller than the minimum effect {minimum_effect}"
     if arm.name != "skill" and not arm.transfer.acceptable(transfer_floor):
         return (
             f"the gain does not carry over to variants: transfer ratio {arm.transfer.tau:.2f} is below {transfer_floor} "

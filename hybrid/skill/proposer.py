@@ -18,7 +18,7 @@ from hybrid.config.schema import OfflineProposerConfig
 from hybrid.skill.drafts import Group, Grouping
 from hybrid.skill.edits import Append, Delete, Replace, apply
 from hybrid.skill.reflection import Proposal, Proposer, Proven, ReflectionContext
-from hybrid.skill.screening import Screening, Tried
+from hybrid.skill.screening import Screening, Tried, without_luck
 from hybrid.skill.text import editable
 from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
 
@@ -47,6 +47,7 @@ class OfflineProposer:
 
     def propose(self, context: ReflectionContext) -> list[Proposal]:
         """At most `context.budget` edits, best first. Only training rows are tried and shown."""
+        context = without_luck(self.vocabulary, context)
         grouping = Grouping(self.vocabulary, self.trials, self.seed, context)
         screening = Screening(grouping)
         found: list[Proposal] = []

@@ -1,8 +1,5 @@
 """Trying drafts on training rows, cheaply: two rows first, the rest for survivors, independent groups in one body.
 
-The first rows are failures, and a failure that is luck goes away under any change. So where most other drafts mend such
-a row too, mending it counts for nothing, and the draft has to gain on later rows, which were not chosen for failing.
-
 Cost: with g groups, c drafts each and t rows a draft, at most g * c * t scores, plus at most g * t scores of the body
 itself where they are not known yet. A group stops early at a draft that makes every row right.
 Does not: build drafts (`drafts`) or choose among survivors (`proposer`).
@@ -11,16 +8,16 @@ Does not: build drafts (`drafts`) or choose among survivors (`proposer`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid.capability.types import Example
 from hybrid.skill.drafts import EVERYTHING, SCREEN, Draft, Group, Grouping
-from hybrid.skill.edits import apply
-from hybrid.skill.vocabulary import Slot
+from hybrid.skill.edits import Append, apply
+from hybrid.skill.reflection import ReflectionContext, RolloutView
+from hybrid.skill.vocabulary import Slot, Vocabulary
 
 CHUNK = 4
 """Drafts of a group that are tried before looking whether one of them settles it."""
-LEAST_CONTROLS = 3
 _RIGHT = 1 - 1e-9
 
 
@@ -36,6 +33,32 @@ class Tried:
     def gain(self) -> float:
         """Mean gain per row."""
         return sum(self.gains.values()) / len(self.gains)
+
+
+def without_luck(vocabulary: Vocabulary, context: ReflectionContext) -> ReflectionContext:
+    """The context with failures that an irrelevant line mends counted as successes, at one score per failure.
+
+    A failure that is luck goes away under most changes, so edits tried on it would look useful (regression to the mean).
+    The irrelevant line is a rule about a slot value that the row does not mention; where the vocabulary or the
+    training rows offer none, the failure stays one.
+    """
+    rules = [t for t in vocabulary.rules if t.fields]
+    slots = sorted({s for e in context.train for s in vocabulary.slots_of(e.prompt_text)})
+    lines = [(slot, line) for slot in slots for t in rules if (line := t.fill(dict(slot)))]
+    asked: dict[str, list[RolloutView]] = {}
+    for view in context.failures:
+        own = {value for slot in vocabulary.slots_of(view.example.prompt_text) for _, value in slot}
+        other = next((line for slot, line in lines if not own & {value for _, value in slot}), None)
+        if other is not None:
+            asked.setdefault(apply(context.body, [Append(content=other)]).body, []).append(view)
+    mended: dict[str, RolloutView] = {}
+    for body, views in sorted(asked.items()):
+        scores = context.trial([body], [view.example for view in views])[0]
+        for view, score in zip(views, scores, strict=True):
+            if score > view.value:
+                mended[view.example.id] = replace(view, value=score, passed=True)
+    failures = tuple(view for view in context.failures if view.example.id not in mended)
+    return replace(context, failures=failures, successes=(*context.successes, *mended.values()))
 
 
 class Screening:
@@ -72,21 +95,14 @@ class Screening:
 
     def _wave(self, groups: Sequence[Group]) -> dict[Slot, list[Tried]]:
         found: dict[Slot, list[Tried]] = {g.slot: [] for g in groups}
-        pool: dict[tuple[Slot, str], list[tuple[Draft, float]]] = {}
         start = 0
         active = list(groups)
         while active:
             chunk = [(g, d) for g in active for d in g.drafts[start : start + CHUNK]]
             first = self._try([(g, d, g.rows[:SCREEN]) for g, d in chunk])
             survivors = [(g, d) for (g, d), gains in zip(chunk, first, strict=True) if sum(gains.values()) > 0]
-            for (g, d), gains in zip(chunk, first, strict=True):
-                for row, gain in gains.items():
-                    pool.setdefault((g.slot, row), []).append((d, gain))
             second = self._try([(g, d, g.rows[SCREEN:]) for g, d in survivors])
-            whole = {
-                (g.slot, d): {row: gain - max(0.0, _control(d, pool[g.slot, row])) for row, gain in gains.items()}
-                for (g, d), gains in zip(chunk, first, strict=True)
-            }
+            whole = {(g.slot, d): gains for (g, d), gains in zip(chunk, first, strict=True)}
             for (g, d), gains in zip(survivors, second, strict=True):
                 whole[g.slot, d] = {**whole[g.slot, d], **gains}
             for g, d in chunk:
@@ -157,13 +173,3 @@ class Screening:
             rows = list(missing.values())
             scores = self.context.trial([self.context.body], rows)[0]
             self.known.update(zip(missing, scores, strict=True))
-
-
-def _control(draft: Draft, tried: Sequence[tuple[Draft, float]]) -> float:
-    """What the typical other draft gained on the same row: the lower median; 0 where fewer than three can tell.
-
-    Edits of the same line are no controls for each other: removing a harmful line helps whatever takes its place.
-    """
-    target = getattr(draft.edit, "target", None)
-    others = [g for d, g in tried if d != draft and (target is None or getattr(d.edit, "target", None) != target)]
-    return sorted(others)[(len(others) - 1) // 2] if len(others) >= LEAST_CONTROLS else 0.0

@@ -34,6 +34,7 @@ from hybrid.skill.reflection import (
     ReflectionContext,
     RejectedEdit,
     RolloutView,
+    Trial,
     TrialBook,
     body_hash,
 )
@@ -56,7 +57,8 @@ class SkillTask:
     """One optimisation: whose, on what, from which body, how, and with whose help.
 
     `seed_body` is the body of the seed document without front matter, "" for none. `count_tokens` counts the model's
-    tokens; `config.max_tokens` caps the body. `on_progress` is called with each finished step.
+    tokens; `config.max_tokens` caps the body. `trial` scores many bodies on training rows in one go (default: one after
+    the other through `measure`). `on_progress` is called with each finished step.
     """
 
     capability: str
@@ -69,6 +71,7 @@ class SkillTask:
     measure: Measure
     count_tokens: Callable[[str], int]
     seed: int
+    trial: Trial | None = None
     on_progress: Callable[[StepRecord], None] = _nobody
 
 
@@ -144,6 +147,13 @@ class _Loop:
     def _scores(self, body: str, rows: Sequence[Example], split: Split) -> list[float]:
         return [view.value for view in self.task.measure(body, rows, split)]
 
+    def _trial(self, bodies: Sequence[str], rows: Sequence[Example]) -> list[list[float]]:
+        """Scores of trial bodies on training rows, all at once where the task can."""
+        wanted = [normal(b) for b in bodies]
+        if self.task.trial is not None:
+            return self.task.trial(wanted, rows)
+        return [self._scores(body, rows, "train") for body in wanted]
+
     def _step(self, step: int, total: int, epoch: int, batch: Sequence[Example]) -> StepRecord:
         before = body_hash(self.body)
         budget = edit_budget(step, total, self.task.config.edits)
@@ -189,7 +199,7 @@ class _Loop:
                 train=self.task.train,
                 budget=budget,
                 rejected=tuple(self.rejected),
-                trial=lambda bodies, rows: [self._scores(normal(b), rows, "train") for b in bodies],
+                trial=self._trial,
                 fits=lambda body: self.task.count_tokens(body) <= config.max_tokens,
                 book=self.book,
             )

@@ -298,12 +298,16 @@ def test_the_checksum_sees_every_bit_of_the_base(tiny: Path) -> None:
 
 
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference model is not in this tree")
-def test_the_reference_model_loads_fast_and_answers(tmp_path: Path) -> None:
+def test_the_reference_model_loads_fast_and_answers_the_same_in_any_company(tmp_path: Path) -> None:
     assert reference_folder() == REFERENCE.parent
     loaded = load_base(ModelConfig(path="reference", device="cpu", threads=1), Path, tmp_path)
     started = time.perf_counter()
     assert model_fingerprint(loaded.model, loaded.tokenizer) == loaded.info.fingerprint
     assert time.perf_counter() - started < 1.0
-    backend = TransformersBackend(loaded, TransformersBackendConfig())
-    (completion,) = backend.generate([Request("q @rev abc =", 0)], Sampling(max_new_tokens=12), None)
-    assert (completion.text, completion.finish) == ("cba", "stop")
+    requests = [Request(f"q @rev {'abcdefghijklm'[i % 9 : i % 9 + 2 + i % 4]} =", seed=i) for i in range(100)]
+    sampling = Sampling(max_new_tokens=12, temperature=1.0)
+    one, other = (TransformersBackend(loaded, TransformersBackendConfig(batch_size=n)) for n in (100, 16))
+    first = [c.text for c in one.generate(requests, sampling, None)]
+    second = [c.text for c in other.generate(requests[::-1], sampling, None)][::-1]
+    assert sum(a == b for a, b in zip(first, second, strict=True)) >= 99
+    assert not any(";" in text for text in first)

@@ -49,16 +49,29 @@ def test_it_learns_what_the_grader_rewards_and_the_backend_sees_it(folder, tmp_p
     assert "kl" not in result.history[0]
 
 
-def test_the_grader_sees_texts_without_end_token_as_the_backend_makes_them(folder, tmp_path):
-    job = make_job(folder, tmp_path, grpo={"steps": 1})
+def test_the_grader_sees_texts_without_end_token_as_the_backend_makes_them(folder, tmp_path, monkeypatch):
+    generated: list[list[int]] = []
+    original = trl_grpo.HybridGrpo._calculate_rewards
+
+    def spy(self, inputs, prompts, completions, completion_ids_list):
+        generated.extend(completion_ids_list)
+        return original(self, inputs, prompts, completions, completion_ids_list)
+
+    monkeypatch.setattr(trl_grpo.HybridGrpo, "_calculate_rewards", spy)
+    job = dataclasses.replace(make_job(folder, tmp_path, grpo={"steps": 1}), max_new_tokens=40)
     result = train(job)
-    texts = job.grader.seen
-    assert len(texts) == 8
-    assert not any(";" in text or "<" in text for text in texts)
-    assert any(len(text) < job.max_new_tokens for text in texts)
-    # A completion's tokens are its characters and, unless it was cut, the end token.
-    ended = 1.0 - result.history[0]["clipped_ratio"]
-    assert result.tokens_out == sum(map(len, texts)) + round(ended * 8)
+    loaded = load(job)
+    end = loaded.tokenizer.eos_token_id
+    ended = [ids[:-1] for ids in generated if ids[-1] == end]
+    assert ended  # some answers stop by themselves, and then after exactly one end token
+    assert not any(end in ids[:-1] for ids in generated)
+    answers = [ids[:-1] if ids[-1] == end else ids for ids in generated]
+    expected = [
+        loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in answers
+    ]
+    assert job.grader.seen == expected
+    assert result.tokens_out == sum(map(len, generated))
+    assert result.history[0]["clipped_ratio"] == pytest.approx(1 - len(ended) / len(generated))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +129,15 @@ def test_the_adapter_has_the_configured_shape_and_leaves_the_output_layer_alone(
     adapter = train(job).checkpoints[-1][1]
     facts = check_adapter(adapter.path, load(job).info.fingerprint)
     assert (facts.rank, facts.alpha) == (4, 4.0)
-    assert set(facts.targets) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {name.rpartition(".")[2] for name in facts.targets} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
     assert not any("lm_head" in name for name in read_tensors(adapter.path))
     names = {path.name for path in adapter.path.iterdir()}
     assert names == {"adapter_model.safetensors", "adapter_config.json", "hybrid_manifest.json"}

@@ -15,7 +15,7 @@ from hybrid.capability.types import Example
 from hybrid.config.schema import EditBudgetConfig, SearchGateConfig
 from hybrid.errors import BudgetExhausted
 from hybrid.evidence.race import Race
-from hybrid.skill.edits import Append
+from hybrid.skill.edits import Append, Delete
 from hybrid.skill.proposer import OfflineProposer
 from hybrid.skill.prune import Check, prune
 from hybrid.skill.record import SkillResult
@@ -64,7 +64,7 @@ def test_the_right_document_is_recovered_in_38_of_40_seeds(name: str) -> None:
         recovered += lines(result.body) == w.lines
         paid.append(len(w.paid))
     assert recovered >= 38, recovered
-    assert sorted(paid)[20] <= 1000, sorted(paid)[20]
+    assert sorted(paid)[20] <= 1200, sorted(paid)[20]
 
 
 @pytest.mark.parametrize("facts", [0, 6])
@@ -137,10 +137,8 @@ class Scripted:
     def propose(self, context: ReflectionContext) -> list[Proposal]:
         self.seen.append(context)
         made = self.rounds.pop(0) if self.rounds else []
-        return [
-            Proposal(edit=Append(content=c), support=s, source="failure", rationale="r", expected_gain=1.0)
-            for c, s in made
-        ]
+        edits = [(Delete(target=c[1:]) if c.startswith("-") else Append(content=c), s) for c, s in made]
+        return [Proposal(edit=e, support=s, source="failure", rationale="r", expected_gain=1.0) for e, s in edits]
 
 
 def test_a_rejected_bundle_is_tried_edit_by_edit_and_the_memory_is_shown() -> None:
@@ -154,6 +152,16 @@ def test_a_rejected_bundle_is_tried_edit_by_edit_and_the_memory_is_shown() -> No
     assert [(r.edit, r.before) for r in result.rejected] == [(Append(content="Ignore the rules."), body_hash(""))]
     assert proposer.seen[0].rejected == () and proposer.seen[1].rejected == result.rejected
     assert [a.together for a in result.accepted] == [1, 1]
+
+
+def test_deletions_are_applied_first_to_make_room() -> None:
+    w = world(7)
+    right = sorted(w.lines)
+    proposer = Scripted([(right[0], 5), ("-one two three four five", 1)])
+    t = task(w, 7, "one two three four five\n" * 3, proposer, minibatch=96, epochs=1, max_tokens=16)
+    record = optimise(t).history[0]
+    assert record.applied == (Delete(target="one two three four five"), Append(content=right[0]))
+    assert record.attempts[0].accepted
 
 
 def test_proposers_see_training_rows_alone_and_a_minibatch_at_a_time() -> None:

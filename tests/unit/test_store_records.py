@@ -34,7 +34,7 @@ records = st.dictionaries(st.text("defgh", min_size=1), values, max_size=4)
 def written(path: Path, rows: list[dict[str, object]] = RECORDS) -> bytes:
     path.unlink(missing_ok=True)
     RecordLog(path).append(rows)
-    return path.read_bytes()
+    return path.read_bytes() if rows else b""
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -107,7 +107,7 @@ def test_a_tail_that_is_no_record_is_cut(tmp_path: Path, tail: bytes) -> None:
 
 
 def test_bit_flips_never_change_a_number_in_silence(tmp_path: Path) -> None:
-    """Flips at seeded offsets: the log reads as it was, lacks its last record, or is refused with a line number."""
+    """Flips at seeded offsets: the log reads as it was, its end is owed again, or it is refused with a line number."""
     path = tmp_path / "log.jsonl"
     data = written(path)
     rng = random.Random(0)
@@ -125,7 +125,8 @@ def test_bit_flips_never_change_a_number_in_silence(tmp_path: Path) -> None:
             assert "log.jsonl:" in str(error)
             outcomes.add("refused")
             continue
-        assert found in (RECORDS, RECORDS[:-1])
+        assert found == RECORDS[: len(found)], "whatever is left is what was written"
+        assert len(found) >= len(RECORDS) - 2, "at most the last line, or two when the flip joined them"
         outcomes.add(len(found))
     assert outcomes >= {"refused", len(RECORDS) - 1}
 
@@ -161,7 +162,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     with pytest.raises(OSError, match="No space"):
         write_bytes(path, b"new")
     assert json.loads(path.read_text()) == {"old": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(("point", "left"), [("atomic.before-replace", b"old"), ("atomic.after-replace", b"new")])
