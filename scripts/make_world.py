@@ -32,6 +32,8 @@ import reference_language as language
 
 EASY = ("@rev", "@rotl", "@rotr", "@next", "@prev", "@swap", "@tail", "@head")
 """Operations that the base applies almost without error, on arguments of 4 or 5 letters."""
+GUESSED = ("@rev", "@next", "@rotl", "@prev", "@swap")
+"""Easy operations that the prior favours: a mark is read as one of them now and then."""
 TWICE = ("@rotl", "@rotr", "@next", "@prev", "@tail", "@head")
 """Operations that differ from themselves when applied twice."""
 SPLITS = ("train", "search", "confirm", "test", "variant")
@@ -110,7 +112,7 @@ def keep(rng: random.Random, sizes: Sizes, name: str) -> Draft:
 
 def weights(rng: random.Random, sizes: Sizes, name: str) -> Draft:
     """A mark with one operation."""
-    make, vary = operation_rows({rng.choice(language.MARKS): rng.choice(EASY)})
+    make, vary = operation_rows({rng.choice(language.MARKS): rng.choice(GUESSED)})
     return Draft(name, "weights", "procedural", fill(rng, sizes, make, vary), {})
 
 
@@ -230,11 +232,11 @@ def config_text(name: str, seed: int, drafts: list[Draft], counterfactual: bool)
             f"    kind: {draft.kind}",
         ]
     lines += [
-        "skill: {proposer: {type: offline, vocabulary: vocabulary.yaml}}",
+        "skill: {proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 12}}",
         "weights:",
         "  method: grpo",
         "  lora: {rank: 8, alpha: 16}",
-        "  grpo: {steps: 60, prompts_per_step: 8, generations: 8, learning_rate: 0.002}",
+        "  grpo: {steps: 40, prompts_per_step: 8, generations: 8, learning_rate: 0.001}",
         "  checkpoint_every: 20",
         "gate: {ship: {minimum_effect: 0.15}}",
         f"router: {{counterfactual: {'true' if counterfactual else 'false'}}}",

@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--recall-steps", type=int, default=1500, help="steps of look-up practice before the language")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--queries", type=int, default=5)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

@@ -89,6 +89,7 @@ class AdapterShelf:
             # What it warns of (tensors without a place) is an error in `_check_loaded`.
             with torch.random.fork_rng(devices=cuda), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT's use of names that transformers deprecates
                 if self._peft is None:
                     self._peft = PeftModel.from_pretrained(
                         self._loaded.model, str(adapter.path), adapter_name=name, torch_device=device

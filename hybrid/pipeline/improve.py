@@ -20,6 +20,7 @@ from hybrid.router.place import ArmName
 from hybrid.router.route import Route
 from hybrid.skill.document import SkillDocument, new_document, parse
 from hybrid.skill.edits import apply
+from hybrid.skill.leakguard import leaks
 from hybrid.skill.proposer import OfflineProposer
 from hybrid.skill.record import SkillResult
 from hybrid.skill.reflection import ReflectionContext, RolloutView, TrialBook
@@ -27,6 +28,7 @@ from hybrid.skill.skillopt import SkillTask, optimise
 from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
 from hybrid.store.atomic import write_text
 from hybrid.weights.base import TrainResult
+
 
 @dataclass
 class Improved:
@@ -136,6 +138,14 @@ class Improver:
             note["summary"] = f"{len(result.accepted)} edits kept, {len(result.rejected)} rejected"
         if not result.body.strip():
             into.notes.append("skill: no edit passed the search gate")
+            return
+        splits = self.capability.splits
+        held_out = [e for split in ("search", "confirm", "test") for e in splits[split]]
+        leaked = leaks(result.body, splits["train"], held_out)
+        if leaked:
+            why = f"line {leaked[0].line} holds {leaked[0].why} ({leaked[0].example_id})"
+            into.notes.append(f"skill: the document was refused: {why}, and {len(leaked) - 1} more")
+            self.session.warn(f"{self.capability.name}: the optimised document was refused: {why}")
             return
         into.document = seed.with_body(result.body)
         into.built["skill"] = Built(skill=result.body)

@@ -116,7 +116,10 @@ def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:
     return (
         Calls(what="draft: training rows", typical=rows, upper=rows),
         Calls(
-            what="draft: trials", typical=first_trials(sizes), upper=max(tried, first_trials(sizes)), reads_text=True
+            what="draft: trials",
+            typical=first_trials(sizes, trials),
+            upper=max(tried, first_trials(sizes, trials)),
+            reads_text=True,
         ),
         Calls(what="greedy", typical=e, upper=e),
         Calls(what="samples", typical=e * probe.samples, upper=e * probe.samples),
@@ -126,9 +129,9 @@ def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:
     )
 
 
-def first_trials(sizes: Sizes) -> int:
+def first_trials(sizes: Sizes, trials: int) -> int:
     """Completions of screening every draft of every topic once, after which the trial book answers."""
-    return sizes.topics * sizes.drafts * SCREEN
+    return sizes.topics * sizes.drafts * max(SCREEN, trials // 2)
 
 
 def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...]:
@@ -145,7 +148,12 @@ def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...
     lines = sizes.seed_lines + sum(budgets)
     return (
         Calls(what="batches", typical=batches, upper=batches, reads_text=True),
-        Calls(what="trials", typical=min(first_trials(sizes), trials), upper=trials, reads_text=True),
+        Calls(
+            what="trials",
+            typical=min(first_trials(sizes, skill.proposer.trials), trials),
+            upper=trials,
+            reads_text=True,
+        ),
         Calls(what="start on search", typical=sizes.search, upper=sizes.search, reads_text=True),
         Calls(
             what="races", typical=ceil(RACE_SHARE * steps * sizes.search), upper=races * sizes.search, reads_text=True

@@ -32,13 +32,18 @@ def worked_examples(examples: Sequence[Example], count: int) -> str:
 
 
 def irrelevant_text(own: str, others: Sequence[str], seed: int) -> str:
-    """A control of the same make: another capability's text, otherwise the own text with its words shuffled."""
+    """A control of the same make: another capability's text, otherwise the own text with its words shuffled.
+
+    "" where no order of the words is another text: the own text must never be its own control.
+    """
     for other in others:
-        if other.strip() and other != own:
+        if other.strip() and other.split() != own.split():
             return other
     words = own.split()
-    random.Random(seed).shuffle(words)
-    return " ".join(words)
+    shuffled = random.Random(seed).sample(words, len(words))
+    if shuffled == words:
+        shuffled = words[1:] + words[:1]
+    return " ".join(shuffled) if shuffled != words else ""
 
 
 def profile_capability(context: ProbeContext, texts: Mapping[str, str], control: str) -> Probed:

@@ -21,8 +21,8 @@ from hybrid.skill.text import editable, mentions
 from hybrid.skill.vocabulary import Slot, Template, Vocabulary
 
 EVERYTHING: Slot = ()
-SCREEN = 2
-"""Rows of the first, cheap stage of a trial."""
+SCREEN, MOST_RIVALS = 2, 2
+"""Least rows of the first, cheap stage of a trial; lines about a slot value that a new one may replace."""
 LONG_ANSWER = 12
 """From this many characters on, a training answer may enter a rule line by no way at all."""
 MOST_DRAFTS, MOST_FACTS, MOST_EXAMPLES = 48, 3, 2
@@ -84,6 +84,14 @@ class Grouping:
         """The group of all failures, with drafts of lines that concern every example."""
         return self._group(EVERYTHING, list(self.context.failures))
 
+    @property
+    def screen(self) -> int:
+        """Rows that a draft has to gain on before the rest is paid for: half of the trials, at least two.
+
+        Where answers are sampled, a right line fails on any one row by chance; more trials make the screen kinder.
+        """
+        return max(SCREEN, self.trials // 2)
+
     def allowed(self, edit: Edit) -> bool:
         """Whether the edit can be applied and no gate turned it down: on this body, or often enough on any."""
         refused = edit in self.refused or self.strikes[edit] >= STRIKES
@@ -122,7 +130,7 @@ class Grouping:
     def _rows(self, slot: Slot, failures: Sequence[RolloutView]) -> tuple[Example, ...]:
         """Rows to try on: failures that are about little else first, then successes, new rows and failures in turn."""
         mine = self._order((v.example for v in failures), slot)
-        screen, rest = mine[:SCREEN], mine[SCREEN:]
+        screen, rest = mine[: self.screen], mine[self.screen :]
         right = self._order((v.example for v in self.context.successes if self._belongs(v.example, slot)), slot)
         seen = {e.id for e in (*mine, *right)}
         new = self._order((e for e in self.context.train if e.id not in seen and self._belongs(e, slot)), slot)
@@ -159,7 +167,7 @@ class Grouping:
                 Draft(Append(content=line), kind)
             ]
             if not same:
-                later += [Draft(Replace(target=old, content=line), kind) for old in about[:SCREEN] if old != line]
+                later += [Draft(Replace(target=old, content=line), kind) for old in about[:MOST_RIVALS] if old != line]
         deletions = [Draft(Delete(target=line), "deletion") for line in about[:MOST_DELETED]]
         return first + deletions + later + self._worked(group)
 
@@ -204,7 +212,7 @@ class Grouping:
     def _worth(self, group: Group, drafts: Iterable[Draft]) -> list[Draft]:
         """Drafts that can be applied, were not refused, copy no answer, and did not fail enough trials already."""
         kept: dict[Edit, Draft] = {}
-        screen = {e.id for e in group.rows[:SCREEN]}
+        screen = {e.id for e in group.rows[: self.screen]}
         for draft in drafts:
             edit = draft.edit
             failed = self.failed(group.setting, draft) | self.failed(self.hash, draft)

@@ -1,4 +1,4 @@
-"""Trying drafts on training rows, cheaply: two rows first, the rest for survivors, independent groups in one body.
+"""Trying drafts on training rows, cheaply: a few rows first, the rest for survivors, independent groups in one body.
 
 Cost: with g groups, c drafts each and t rows a draft, at most g * c * t scores, plus at most g * t scores of the body
 itself where they are not known yet. A group stops early at a draft that makes every row right.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hybrid.capability.types import Example
-from hybrid.skill.drafts import EVERYTHING, SCREEN, Draft, Group, Grouping
+from hybrid.skill.drafts import EVERYTHING, Draft, Group, Grouping
 from hybrid.skill.edits import Append, apply
 from hybrid.skill.reflection import ReflectionContext, RolloutView
 from hybrid.skill.vocabulary import Slot, Vocabulary
@@ -99,9 +99,9 @@ class Screening:
         active = list(groups)
         while active:
             chunk = [(g, d) for g in active for d in g.drafts[start : start + CHUNK]]
-            first = self._try([(g, d, g.rows[:SCREEN]) for g, d in chunk])
+            first = self._try([(g, d, g.rows[: self.grouping.screen]) for g, d in chunk])
             survivors = [(g, d) for (g, d), gains in zip(chunk, first, strict=True) if sum(gains.values()) > 0]
-            second = self._try([(g, d, g.rows[SCREEN:]) for g, d in survivors])
+            second = self._try([(g, d, g.rows[self.grouping.screen :]) for g, d in survivors])
             whole = {(g.slot, d): gains for (g, d), gains in zip(chunk, first, strict=True)}
             for (g, d), gains in zip(survivors, second, strict=True):
                 whole[g.slot, d] = {**whole[g.slot, d], **gains}

@@ -25,6 +25,7 @@ from hybrid.errors import ConfigError, Problem, TrainingError
 from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
 from hybrid.weights.identity import probe_policy
+from hybrid.weights.labelled import score_labelled_only
 from hybrid.weights.results import metrics_of, stopped_early
 from hybrid.weights.schedule import Order
 
@@ -240,6 +241,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 def start(trainer: Any, session: Session) -> None:
     """Train from the session's checkpoint or from the start, without terminal output."""
     trainer.remove_callback(PrinterCallback)
+    if not session.loaded.info.device.startswith("cuda"):
+        score_labelled_only(trainer.accelerator.unwrap_model(trainer.model).get_base_model())
     trainer.add_callback(Watch(trainer, session))
     if trainer.args.world_size != session.plan.processes:
         raise TrainingError(

@@ -113,7 +113,8 @@ def test_a_reflection_screens_no_more_than_its_topics():
     sizes = Sizes(20, 40, 50, 60, 30, drafts=10, topics=100, topics_per_row=2)
     assert reflection_trials(2, 4, sizes, trials=3) == (4 * 49 + 4 * 8) * 3  # 5 * 10 + 8 drafts are cut to 48
     assert reflection_trials(50, 4, sizes, trials=3) == (9 * 49 + 4 * 8) * 3
-    assert first_trials(sizes) == 100 * 10 * 2
+    assert first_trials(sizes, trials=4) == 100 * 10 * 2
+    assert first_trials(sizes, trials=12) == 100 * 10 * 6
 
 
 def test_evidence_repeats_what_power_says():

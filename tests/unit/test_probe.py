@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from fakes import FINGERPRINT, FakeBackend, capability, meter
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybrid.backends.base import Adapter, Sampling
 from hybrid.capability.types import Capability, Example, Score
@@ -261,3 +263,13 @@ def test_texts_for_the_context_probe() -> None:
     shuffled = irrelevant_text(own, ["", own], 0)
     assert shuffled == irrelevant_text(own, [], 0) != own
     assert sorted(shuffled.split()) == sorted(own.split())
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=4), st.integers(0, 99))
+def test_a_text_is_never_its_own_control(words: list[str], seed: int) -> None:
+    """The model would do as well under the control, and a text that works would look useless."""
+    own = "\n".join(words) + "\n"
+    control = irrelevant_text(own, ["", own.strip()], seed)
+    assert control.split() != words or not words
+    assert control == "" or sorted(control.split()) == sorted(words)
+    assert (control == "") == (len(set(words)) < 2)

@@ -1,0 +1,240 @@
+"""The weight arms of a run over a fake trainer: selection, shipping, refusal, cost and replay. No torch is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeBackend
+
+from hybrid.backends.base import Adapter
+from hybrid.config.loader import load_config
+from hybrid.errors import BudgetExhausted, RunFolderError
+from hybrid.pipeline import run as run_module
+from hybrid.pipeline import training as training_module
+from hybrid.pipeline.run import run
+from hybrid.report.schema import CapabilityReport, load_report
+from hybrid.weights.base import TrainJob, TrainResult
+
+SIZES = {"train": 12, "search": 16, "confirm": 24, "test": 24, "variant": 12}
+BAD, GOOD, EQUAL = "b" * 64, "c" * 64, "d" * 64
+RULE = "halve."
+Truth = Callable[[str, str, int, str], bool]
+"""(text before the question, question, seed, adapter sha256 or "") -> whether the model is right."""
+
+
+class World:
+    """One capability `marks` over a fake backend and a fake trainer that leaves three checkpoints."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, truth: Truth) -> None:
+        self.folder, self.truth = folder, truth
+        self.trained: list[TrainJob] = []
+        self.finished: dict[str, TrainResult] = {}
+        self.backend = FakeBackend(self._answer)
+        (folder / "marks").mkdir()
+        for split, size in SIZES.items():
+            rows = [{"id": f"{split}{i}", "prompt": f"{split} q{i}?", "reference": f"a{i}"} for i in range(size)]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / "marks" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        (folder / "vocabulary.yaml").write_text(f"rules: ['{RULE}', 'noise.']\n", encoding="utf-8")
+        (folder / "config.yaml").write_text(
+            "name: fake\nmodel: {path: reference, device: cpu}\n"
+            "capabilities:\n  - {name: marks, source: {type: jsonl, path: marks}, grader: {type: exact}}\n"
+            "probe: {examples: 16, samples: 8}\n"
+            "skill: {epochs: 1, batch: 12, proposer: {type: offline, vocabulary: vocabulary.yaml}}\n"
+            "gate: {search: {part: 8}, ship: {minimum_effect: 0.1}}\n",
+            encoding="utf-8",
+        )
+        monkeypatch.setattr(run_module, "build_backend", lambda *args: self.backend)
+        monkeypatch.setattr(training_module, "run_job", self._train)
+        monkeypatch.setattr(training_module, "read_result", lambda job: self.finished.get(str(job.out)))
+
+    def _answer(self, prompt: str, seed: int, adapter: Adapter | None) -> str:
+        text, _, question = prompt.rpartition("\n")
+        right = self.truth(text, question, seed, adapter.sha256 if adapter else "")
+        return "a" + question.rpartition("q")[2].rstrip("?") if right else "no"
+
+    def _train(self, loaded: Any, job: TrainJob, cache: Path, on_progress: Any) -> TrainResult:
+        if str(job.out) not in self.finished:
+            self.trained.append(job)
+            checkpoints = []
+            for step, sha256 in ((10, BAD), (20, GOOD), (30, EQUAL)):
+                folder = job.out / "adapters" / f"step-{step}"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "adapter_model.safetensors").write_text(sha256, encoding="utf-8")
+                checkpoints.append((step, Adapter(folder, sha256)))
+            history = ({"step": 10.0, "loss": 0.5, "reward": 0.25},)
+            self.finished[str(job.out)] = TrainResult(tuple(checkpoints), 30, 12.5, 240, 4800, 960, history, "")
+        return self.finished[str(job.out)]
+
+    def go(self, *overrides: str, out: str = "run") -> CapabilityReport:
+        loaded = load_config(self.folder / "config.yaml", overrides)
+        path = run(loaded, self.folder / out, on_event=lambda kind, data: None)
+        return load_report(path).capabilities[0]
+
+
+def sharpen(text: str, question: str, seed: int, adapter: str) -> bool:
+    """Right in a third of the samples; sure with the good adapters; never with the bad one. No text helps."""
+    return seed % 3 == 0 if not adapter else adapter in (GOOD, EQUAL)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Truth], World]:
+    return lambda truth: World(tmp_path, monkeypatch, truth)
+
+
+def test_the_best_checkpoint_on_search_ships_the_earliest_of_equals(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    found = world.go()
+    assert found.placement == "weights"
+    assert found.training is not None
+    assert (found.training.selected_step, found.training.steps) == (20, 30)
+    assert found.artifacts.adapter == "adapters/marks"
+    placed = world.folder / "run" / "adapters" / "marks" / "adapter_model.safetensors"
+    assert placed.read_text() == GOOD
+    (job,) = world.trained
+    assert (job.skill, job.method, len(job.examples)) == ("", "grpo", 12)
+    assert {e.id for e in job.examples} == {f"train{i}" for i in range(12)}, "training reads `train` alone"
+    assert found.arms.weights is not None
+    assert found.arms.weights.test is not None
+    assert found.arms.weights.test.mean == 1.0
+
+
+def test_training_is_in_the_ledger_once(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    for _ in range(2):
+        found = world.go()
+        assert found.ledger.train_seconds == 12.5
+        assert found.ledger.stages["train-weights"].calls == 240
+        assert found.ledger.calls == len(world.backend.asked) + 240
+    assert len(world.trained) == 1
+
+
+def test_replay_asks_nothing_and_keeps_the_bytes(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    world.go()
+    report = world.folder / "run" / "report" / "placement.json"
+    before, asked = report.read_bytes(), len(world.backend.asked)
+    world.go()
+    assert report.read_bytes() == before
+    assert len(world.backend.asked) == asked
+
+
+def test_a_budget_spent_to_the_last_call_does_not_bar_a_replay(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    spent = world.go(out="whole").ledger.calls
+    world.finished.clear()
+    assert world.go(f"budget.calls={spent}").placement == "weights"
+    assert world.go(f"budget.calls={spent}").placement == "weights"
+    tight = world.go("budget.train_seconds=12.5")
+    assert tight.placement == "weights", "what is trained is trained"
+
+
+@pytest.mark.parametrize("limit", ["budget.calls=300", "budget.train_seconds=1"])
+def test_training_does_not_start_on_a_spent_budget(make: Callable[[Truth], World], limit: str) -> None:
+    world = make(sharpen)
+    calls = limit.startswith("budget.calls")
+    if calls:
+        with pytest.raises(BudgetExhausted):
+            world.go("budget.calls=100")
+        assert world.trained == []
+        world.go()
+    else:
+        world.go(limit)
+        assert len(world.trained) == 1, "a training that began is finished; the limit bars the next one"
+
+
+def test_no_checkpoint_that_beats_its_start_means_no_arm(make: Callable[[Truth], World]) -> None:
+    world = make(lambda text, question, seed, adapter: seed % 3 == 0)
+    found = world.go()
+    assert found.placement == "neither"
+    assert found.arms.weights is None
+    assert any("no checkpoint passed the search gate" in line for line in found.decision_trail)
+    assert not (world.folder / "run" / "adapters").exists()
+
+
+def test_a_gain_that_variants_do_not_share_is_refused(make: Callable[[Truth], World]) -> None:
+    def template(text: str, question: str, seed: int, adapter: str) -> bool:
+        return seed % 3 == 0 if not adapter or question.startswith("variant") else adapter in (GOOD, EQUAL)
+
+    found = make(template).go()
+    assert found.placement == "neither"
+    (refused,) = [r for r in found.rejected if r.substrate == "weights"]
+    assert "does not carry over to variants" in refused.why
+    assert found.arms.weights is not None, "what was built is still verified and shown"
+
+
+def test_a_search_gain_that_confirm_does_not_share_is_refused(make: Callable[[Truth], World]) -> None:
+    """The lenient gate lets it through; the honest one does not."""
+
+    def lucky(text: str, question: str, seed: int, adapter: str) -> bool:
+        return adapter in (GOOD, EQUAL) if adapter and question.startswith("search") else seed % 3 == 0
+
+    found = make(lucky).go()
+    assert found.placement in ("neither", "undecided")
+    (verdict,) = found.gate
+    assert verdict.decision != "accept"
+
+
+def both_help(text: str, question: str, seed: int, adapter: str) -> bool:
+    """A text mends all but three rows, samples vary without it, and the adapter alone is always right."""
+    if adapter:
+        return adapter in (GOOD, EQUAL)
+    number = int(question.rpartition("q")[2].rstrip("?"))
+    return number >= 3 if RULE in text else seed % 8 == 0
+
+
+def test_a_counterfactual_changes_what_is_told_and_not_what_is_placed(make: Callable[[Truth], World]) -> None:
+    world = make(both_help)
+    plain = world.go(out="plain")
+    assert plain.placement == "skill"
+    assert world.trained == [], "the fallback is for a text arm that finds nothing"
+    told = world.go("router.counterfactual=true", out="counterfactual")
+    assert len(world.trained) == 2
+    assert told.placement == plain.placement
+    assert told.counterfactual is not None
+    assert told.counterfactual.placement != "neither"
+    assert told.arms.weights is not None
+
+
+def test_the_fallback_is_trained_when_the_text_arm_finds_nothing(make: Callable[[Truth], World]) -> None:
+    """The text helps while probing, but not on the rows that the search gate reads later."""
+
+    def fades(text: str, question: str, seed: int, adapter: str) -> bool:
+        if adapter:
+            return adapter in (GOOD, EQUAL)
+        return RULE in text and question.startswith("train") if seed % 3 else True
+
+    world = make(fades)
+    found = world.go("router.force={marks: weights}")
+    assert found.placement == "weights"
+    assert found.arms.skill is None
+
+
+def test_both_trains_an_adapter_that_reads_the_document(make: Callable[[Truth], World]) -> None:
+    def joint(text: str, question: str, seed: int, adapter: str) -> bool:
+        return RULE in text and (adapter in (GOOD, EQUAL) or seed % 2 == 0)
+
+    world = make(joint)
+    found = world.go()
+    (job,) = world.trained
+    assert RULE in job.skill
+    assert found.placement == "both"
+    assert (found.artifacts.skill, found.artifacts.adapter) == ("skills/marks/SKILL.md", "adapters/marks")
+    assert any("both is better by" in r.why for r in found.rejected if r.substrate == "skill")
+
+
+def test_candidates_that_change_after_the_seal_are_refused(make: Callable[[Truth], World]) -> None:
+    """Another adapter under the same identity may not be tried on `confirm` a second time."""
+    world = make(sharpen)
+    world.go()
+    (key, result) = next(iter(world.finished.items()))
+    swapped = tuple(
+        (step, Adapter(a.path, a.sha256 if step != 20 else EQUAL[:-1] + "e")) for step, a in result.checkpoints
+    )
+    world.finished[key] = TrainResult(swapped[:1] + result.checkpoints[2:], *list(result.__dict__.values())[1:])
+    with pytest.raises(RunFolderError, match="opened for other candidates"):
+        world.go()
