@@ -236,7 +236,7 @@ def config_text(name: str, seed: int, drafts: list[Draft], counterfactual: bool)
         "weights:",
         "  method: grpo",
         "  lora: {rank: 8, alpha: 16}",
-        "  grpo: {steps: 40, prompts_per_step: 8, generations: 8, learning_rate: 0.001}",
+        "  grpo: {steps: 40, prompts_per_step: 8, generations: 8, learning_rate: 0.0005}",
         "  checkpoint_every: 20",
         "gate: {ship: {minimum_effect: 0.15}}",
         f"router: {{counterfactual: {'true' if counterfactual else 'false'}}}",

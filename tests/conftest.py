@@ -19,6 +19,12 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process nothing waits for a disk: no test can cut the power, and the kernel keeps what a killed child wrote."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
 def _no_faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test inherits fault points or a launcher's ranks from the shell that started the suite."""
     for name in ("HYBRID_FAULT", "HYBRID_FAULT_LOG", "RANK", "WORLD_SIZE"):

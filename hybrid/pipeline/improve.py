@@ -5,12 +5,13 @@ Does not: open `confirm` or `test`, or decide what ships.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hybrid.capability.types import Capability, Example, Split
 from hybrid.config.schema import PlacementName
+from hybrid.errors import TrainingError
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline.arms import Built
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
@@ -152,15 +153,20 @@ class Improver:
         self._save(into.document, result)
 
     def _save(self, document: SkillDocument, result: SkillResult) -> None:
-        folder = self.session.folder.path / "skills" / self.capability.name
+        folder = self.session.folder.path / "skills" / self.capability.name / "versions"
         for number, body in enumerate(result.versions):
-            write_text(folder / "versions" / f"{number:03d}.md", document.with_body(body).render())
-        write_text(folder / "SKILL.md", document.render())
+            write_text(folder / f"{number:03d}.md", document.with_body(body).render())
 
     def weight_arm(self, into: Improved, arm: ArmName, skill: str, start: Measurement) -> None:
         """Train an adapter that reads `skill`; one that does not beat `start` on search builds no arm."""
         with self.session.stage(self.capability.name, arm) as note:
-            result = train_adapter(self.session, self.capability, skill, arm)
+            try:
+                result = train_adapter(self.session, self.capability, skill, arm)
+            except TrainingError as error:
+                note["summary"] = f"stopped: {error}"
+                into.notes.append(f"{arm}: training stopped: {error}")
+                self.session.warn(f"{self.capability.name}: {arm}: training stopped: {error}")
+                return
             into.trainings[arm] = result
             chosen = select_checkpoint(self.session, self.capability, result, skill, start)
             note["summary"] = summary(result, chosen, start)
@@ -193,13 +199,16 @@ def _vocabulary(session: Session, capability: Capability) -> Vocabulary:
     return load_vocabulary(session.loaded.resolve(path)) if path else Vocabulary((), (), (), ())
 
 
-def keep_adapter(session: Session, capability: Capability, built: Built) -> Path | None:
-    """Copy the placed adapter to `adapters/<capability>/`; None when the placement has none."""
-    import shutil
+def keep_placed(session: Session, capability: Capability, placed: Built | None, document: SkillDocument | None) -> None:
+    """Put what was placed where it is looked for: `skills/<capability>/SKILL.md` and `adapters/<capability>/`.
 
-    if built.adapter is None:
-        return None
-    target = session.folder.path / "adapters" / capability.name
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(built.adapter.path, target)
-    return target
+    What the placement does not hold is removed, so that nothing lies there that did not ship.
+    """
+    skill = session.folder.path / "skills" / capability.name / "SKILL.md"
+    adapter = session.folder.path / "adapters" / capability.name
+    skill.unlink(missing_ok=True)
+    shutil.rmtree(adapter, ignore_errors=True)
+    if placed is not None and placed.skill and document is not None:
+        write_text(skill, document.render())
+    if placed is not None and placed.adapter is not None:
+        shutil.copytree(placed.adapter.path, adapter)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +19,13 @@ from typing import Any
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig, resolved_json
+from hybrid.errors import TrainingError
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
 from hybrid.pipeline import workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
-from hybrid.pipeline.improve import Improved, Improver, keep_adapter, wanted_arms
+from hybrid.pipeline.improve import Improved, Improver, keep_placed, wanted_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.training import cache_folder, make_job, run_job
@@ -78,7 +80,8 @@ def _follow(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path)
     by_name = {c.name: c for c in capabilities}
     while (order := workers.broadcast(None))["kind"] == "train":
         job = make_job(loaded, by_name[order["capability"]], out, order)
-        run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
+        with suppress(TrainingError):  # rank 0 raises the same one and decides what it means
+            run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
     return out / "report" / "placement.json"
 
 
@@ -219,7 +222,7 @@ def _verify(session: Session, outcome: Outcome) -> None:
         placed = next((b for arm, b in outcome.improved.built.items() if arm == placement.placement), None)
         if placed is not None:
             outcome.verified.collateral = collateral(session, capability, placed)
-            keep_adapter(session, capability, placed)
+        keep_placed(session, capability, placed, outcome.improved.document)
         scores = {name: m.mean for name, m in outcome.verified.test.items()}
         note["summary"] = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
     faultpoint("stage.verify")

@@ -23,7 +23,7 @@ def score_labelled_only(base: torch.nn.Module) -> None:
     """
     fused = base.forward
     cut = _Cut()
-    base.base_model.register_forward_hook(cut.after)  # type: ignore[operator, union-attr]
+    base.base_model.register_forward_hook(cut.after)
 
     @functools.wraps(fused)
     def forward(*arguments: Any, **options: Any) -> Any:

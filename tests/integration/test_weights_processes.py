@@ -41,7 +41,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list
     folder = save_tiny(out / "tiny")
     (out / "script.py").write_text(SCRIPT)
     # `accelerate launch --cpu` starts one process alone unless MPI is there; torchrun is what it uses elsewhere.
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(out / "script.py"), str(Path(__file__).parent), str(folder), str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)

@@ -24,11 +24,11 @@ def rollout(number: int, seconds: float, *, name: str = "units", stage: str = "p
     )  # fmt: skip
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 1000).map(lambda s: round(s, 6)), max_size=40), st.randoms())
-def test_order_does_not_change_a_digit(seconds: list[float], rng: random.Random) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_order_does_not_change_a_digit(seed: int) -> None:
     """A resumed attempt enters costs in the order of files, the first one in the order paid; reports need equal bytes."""
-    rows = [rollout(i, s, name="ab"[i % 2], stage="xyz"[i % 3]) for i, s in enumerate(seconds)]
+    rng = random.Random(seed)
+    rows = [rollout(i, round(rng.random(), 6), name="ab"[i % 2], stage="xyz"[i % 3]) for i in range(500)]
     shuffled = rng.sample(rows, len(rows))
     one, other = Ledger(BudgetConfig(), rows), Ledger(BudgetConfig(), shuffled)
     assert one.total() == other.total()

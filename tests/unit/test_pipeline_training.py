@@ -129,8 +129,8 @@ def test_a_budget_spent_to_the_last_call_does_not_bar_a_replay(make: Callable[[T
     world.finished.clear()
     assert world.go(f"budget.calls={spent}").placement == "weights"
     assert world.go(f"budget.calls={spent}").placement == "weights"
-    tight = world.go("budget.train_seconds=12.5")
-    assert tight.placement == "weights", "what is trained is trained"
+    for limit in ("train_seconds=12.5", "wall_seconds=0.001", "tokens=1", "calls=1"):
+        assert world.go(f"budget.{limit}").placement == "weights", "what is paid is paid"
 
 
 @pytest.mark.parametrize("limit", ["budget.calls=300", "budget.train_seconds=1"])
@@ -180,11 +180,12 @@ def test_a_search_gain_that_confirm_does_not_share_is_refused(make: Callable[[Tr
 
 
 def both_help(text: str, question: str, seed: int, adapter: str) -> bool:
-    """A text mends all but three rows, samples vary without it, and the adapter alone is always right."""
+    """A text mends most rows while searching and 14 of 24 that are sealed; the adapter alone is always right."""
     if adapter:
         return adapter in (GOOD, EQUAL)
     number = int(question.rpartition("q")[2].rstrip("?"))
-    return number >= 3 if RULE in text else seed % 8 == 0
+    missed = 4 if question.startswith(("train", "search")) else 10
+    return number >= missed if RULE in text else seed % 16 == 0
 
 
 def test_a_counterfactual_changes_what_is_told_and_not_what_is_placed(make: Callable[[Truth], World]) -> None:
@@ -196,8 +197,9 @@ def test_a_counterfactual_changes_what_is_told_and_not_what_is_placed(make: Call
     assert len(world.trained) == 2
     assert told.placement == plain.placement
     assert told.counterfactual is not None
-    assert told.counterfactual.placement != "neither"
-    assert told.arms.weights is not None
+    assert told.counterfactual.placement == "weights", "which the gate shows to be better, and no route asked for"
+    assert told.counterfactual.regret is not None
+    assert told.counterfactual.regret.mean == pytest.approx(10 / 24, abs=1e-5)
 
 
 def test_the_fallback_is_trained_when_the_text_arm_finds_nothing(make: Callable[[Truth], World]) -> None:

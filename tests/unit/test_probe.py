@@ -115,6 +115,22 @@ def test_a_sure_model_has_nothing_to_sharpen(tmp_path: Path, always: bool, pass_
     assert found["sampling_gain"].high > 0.0  # type: ignore[operator]  # 40 examples do not prove that there is none
 
 
+def test_what_the_greedy_answer_gets_is_not_unknown(tmp_path: Path) -> None:
+    """A greedy answer can be right where no sample is."""
+
+    class Cold(FakeBackend):
+        def generate(self, requests, sampling, adapter):  # type: ignore[no-untyped-def]
+            self.answer = knows(lambda p, s: sampling.temperature == 0 and number(p) < 10)
+            return super().generate(requests, sampling, adapter)
+
+    units = capability(search=40)
+    backend = Cold(lambda p, s, a: "no")
+    config = ProbeConfig(examples=40, samples=4)
+    found = probe_sampling(ProbeContext(meter(tmp_path, backend), units, config, FINGERPRINT, Sampling(), 0))
+    assert found["pass_at_k"].value == 0.0
+    assert found["unknown"].value == 0.75
+
+
 def test_sampling_under_a_text_is_another_number(tmp_path: Path) -> None:
     c, backend = context(tmp_path, knows(lambda p, s: p.startswith("rule.") and s % 3 == 0), capability(search=40))
     plain, under = probe_sampling(c), probe_sampling(c, "rule.", prefix="text_")
