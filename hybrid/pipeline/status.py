@@ -6,6 +6,8 @@ Does not: follow a run live (it reads the events that are there).
 from __future__ import annotations
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "name": _name(identity),
         "state": "done" if done else ("running" if held else "stopped"),
         "attempts": len(attempts),
-        "last_event_seconds": events[-1]["t"] if events else None,
+        "last_event": datetime.fromtimestamp(events[-1]["t"], UTC).isoformat(timespec="seconds") if events else None,
         "stages": stages,
         "placements": done[-1]["data"]["placements"] if done else {},
         "report": str(report) if report.is_file() else None,
@@ -53,8 +55,6 @@ def _name(identity: Path) -> str:
 
 
 def _alive(owner: Path) -> bool:
-    import os
-
     try:
         os.kill(int(owner.read_text(encoding="utf-8")), 0)
     except (ValueError, ProcessLookupError):
