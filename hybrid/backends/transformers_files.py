@@ -71,10 +71,11 @@ def find_model(config: ModelConfig, resolve: Callable[[str], Path]) -> Path:
 
 
 def _from_hub(config: ModelConfig, local: Path) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
+    # The errors of whichever HTTP client the hub library uses: a refused connection is one of them.
+    client = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
     patterns = [*_HUB_FILES, *([config.gguf_file] if config.gguf_file else [])]
     if config.gguf_file:
         patterns = [p for p in patterns if "safetensors" not in p]
@@ -85,7 +86,7 @@ def _from_hub(config: ModelConfig, local: Path) -> Path:
         raise BackendError(
             f"{what}: access is gated; accept its terms on the hub and log in with `hf auth login`"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
+    except (LocalEntryNotFoundError, *client, OSError, ValueError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
         fix = "go online, download it beforehand with `hf download`, or give a local folder"
         raise BackendError(f"{what}: {reason}; {fix}") from error
