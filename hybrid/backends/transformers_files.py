@@ -75,7 +75,7 @@ def _from_hub(config: ModelConfig, local: Path) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     # The errors of whichever HTTP client the hub library uses: a refused connection is one of them.
-    client = tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    client: tuple[type[Exception], ...] = tuple(b for b in HfHubHTTPError.__bases__ if issubclass(b, Exception))
     patterns = [*_HUB_FILES, *([config.gguf_file] if config.gguf_file else [])]
     if config.gguf_file:
         patterns = [p for p in patterns if "safetensors" not in p]
