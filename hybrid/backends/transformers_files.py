@@ -75,7 +75,8 @@ def _from_hub(config: ModelConfig, local: Path) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     # The errors of whichever HTTP client the hub library uses: a refused connection is one of them.
-    client: tuple[type[Exception], ...] = tuple(b for b in HfHubHTTPError.__bases__ if issubclass(b, Exception))
+    client = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+    expected: tuple[type[Exception], ...] = (LocalEntryNotFoundError, OSError, ValueError, *client)
     patterns = [*_HUB_FILES, *([config.gguf_file] if config.gguf_file else [])]
     if config.gguf_file:
         patterns = [p for p in patterns if "safetensors" not in p]
@@ -86,7 +87,7 @@ def _from_hub(config: ModelConfig, local: Path) -> Path:
         raise BackendError(
             f"{what}: access is gated; accept its terms on the hub and log in with `hf auth login`"
         ) from error
-    except (LocalEntryNotFoundError, *client, OSError, ValueError) as error:
+    except expected as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
         fix = "go online, download it beforehand with `hf download`, or give a local folder"
         raise BackendError(f"{what}: {reason}; {fix}") from error
