@@ -54,6 +54,11 @@ class BackendError(HybridError):
     """The model could not be reached or loaded, or cannot run on the asked device. The run stops and can be resumed."""
 
 
+class EndpointError(BackendError):
+    """A model behind an endpoint gave no reply: unreachable, refused, or out of retries. The run stops and can be resumed;
+    replies that were paid for are kept."""
+
+
 class AdapterError(HybridError):
     """An adapter does not belong to this base, matches no module, or holds non-finite weights. It is never used."""
 

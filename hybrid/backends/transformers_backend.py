@@ -1,5 +1,8 @@
 """In-process generation with transformers: batches of similar length, left-padded, with a KV cache.
 
+Rows that begin with the same tokens (one skill document, many queries) share that beginning: its keys and values are
+computed once (see `prefix` and `decode`). All other rows go through transformers' own `generate`.
+
     backend = TransformersBackend(load_base(config.model, resolve, cache_dir), config.backend)
     backend.generate([Request("q @rev abc =", seed=0)], Sampling(max_new_tokens=8), adapter=None)
 
@@ -9,43 +12,75 @@ Does not: load models, render skills into prompts, cache completions or count bu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from hybrid.backends import rendering
+from hybrid.backends import prefix, rendering
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
+from hybrid.backends.decode import SharedRows, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import BackendError
 
+_PADDING = 32
+"""Padding of a row's own tokens that is not worth a batch of its own."""
+
 
 @dataclass(frozen=True)
 class _Row:
-    """One request in tokens; `place` is its position in the call."""
+    """One request in tokens; `place` is its position in the call, `shared` how many tokens it shares with others."""
 
     place: int
     ids: tuple[int, ...]
     seed: int
+    shared: int = 0
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        """The shared tokens."""
+        return self.ids[: self.shared]
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The tokens of this row alone."""
+        return self.ids[self.shared :]
+
+
+_Answers = Callable[[Sequence[_Row]], list[list[int]]]
+"""New token ids of every row of a batch; what follows a stop id counts for nothing."""
 
 
 class TransformersBackend:
     """The `Backend` over a loaded base.
 
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
-    report should mention: a batch size that had to be lowered because the accelerator's memory ran out.
+    report should mention: a batch size that had to be lowered because the accelerator's memory ran out, and a model
+    with which shared beginnings cannot be used. `share_prefixes=False` sends every row through `generate`.
     """
 
-    def __init__(self, loaded: LoadedModel, config: TransformersBackendConfig) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: TransformersBackendConfig,
+        *,
+        share_prefixes: bool = True,
+        prefixes: prefix.PrefixStore | None = None,
+    ) -> None:
         self._loaded = loaded
         self._rows = config.batch_size
         self._shelf = AdapterShelf(loaded)
         self._warnings: list[str] = []
+        self._sharing: bool | None = None if share_prefixes else False  # None: the model was not checked yet
+        self._prefixes = prefix.PrefixStore() if prefixes is None else prefixes
+        self.prefix_use = prefix.PrefixUse()
 
     @property
     def loaded(self) -> LoadedModel:
@@ -72,21 +107,48 @@ class TransformersBackend:
         without tokens, and when one row alone exceeds the accelerator's memory; AdapterError for an adapter that must
         not be used. Nothing is generated then.
         """
-        rows = self._encode(requests, sampling)
+        shared, alone = self._share(self._encode(requests, sampling))
         # Longest first: padding is small, and a batch that does not fit into memory shows at once, not after an hour.
-        rows.sort(key=lambda row: (-len(row.ids), row.place))
-        done: list[Completion | None] = [None] * len(rows)
+        alone.sort(key=lambda row: (-len(row.ids), row.place))
+        key = adapter.sha256 if adapter else ""
+        done: dict[int, Completion] = {}
         with self._shelf.active(adapter), torch.inference_mode():
-            start = 0
-            while start < len(rows):
-                batch = rows[start : start + self._rows]
-                completions = self._fitting(batch, sampling)
-                if completions is None:
-                    continue
-                for row, completion in zip(batch, completions, strict=True):
-                    done[row.place] = completion
-                start += len(batch)
-        return [completion for completion in done if completion is not None]
+            self._prefixes.retain(self._shelf.attached)
+            self._all(shared, lambda batch: self._shared_answers(batch, sampling, key), done)
+            self._all(alone, lambda batch: self._answers(batch, sampling), done)
+            self._prefixes.trim()
+        return [done[place] for place in range(len(requests))]
+
+    def _all(self, rows: Sequence[_Row], answers: _Answers, done: dict[int, Completion]) -> None:
+        """Every row's completion into `done`, by place, in batches of at most the current size."""
+        start = 0
+        while start < len(rows):
+            batch = rows[start : start + self._rows]
+            batch = batch[: _even_width(batch)]
+            completions = self._fitting(batch, answers)
+            if completions is None:
+                continue
+            for row, completion in zip(batch, completions, strict=True):
+                done[row.place] = completion
+            start += len(batch)
+
+    def _share(self, rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
+        """Rows with a shared beginning, neighbours where it is the same one, and the other rows."""
+        groups = [] if self._sharing is False else prefix.find_groups([row.ids for row in rows])
+        if groups and self._sharing is None:
+            with torch.inference_mode():
+                reason, tokens = prefix.check(self._loaded.model)
+            self.prefix_use.checked += tokens
+            self._sharing = reason is None
+            if reason is not None:
+                self._warnings.append(
+                    f"prompts that share a document are computed in full, row by row: {reason}; answers are unaffected"
+                )
+        if not self._sharing:
+            groups = []
+        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
+        taken = {row.place for row in shared}
+        return shared, [row for row in rows if row.place not in taken]
 
     def _encode(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
@@ -106,10 +168,13 @@ class TransformersBackend:
                 )
         return [_Row(i, tuple(t), r.seed) for i, (t, r) in enumerate(zip(ids, requests, strict=True))]
 
-    def _fitting(self, batch: Sequence[_Row], sampling: Sampling) -> list[Completion] | None:
+    def _fitting(self, batch: Sequence[_Row], answers: _Answers) -> list[Completion] | None:
         """The batch's completions, or None after the batch size was halved because memory ran out."""
         try:
-            return self._batch(batch, sampling)
+            started = time.perf_counter()
+            generated = answers(batch)
+            seconds = (time.perf_counter() - started) / len(batch)
+            return [self._completion(row, ids, seconds) for row, ids in zip(batch, generated, strict=True)]
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 raise BackendError(
@@ -118,6 +183,7 @@ class TransformersBackend:
                 ) from error
         # Outside the handler: the traceback of the error would keep the failed batch's tensors alive.
         self._rows = (len(batch) + 1) // 2
+        self._prefixes.clear()
         self._warnings.append(
             f"out of memory with {len(batch)} rows: the batch size is {self._rows} for the rest of this run"
         )
@@ -125,12 +191,34 @@ class TransformersBackend:
             torch.cuda.empty_cache()
         return None
 
-    def _batch(self, batch: Sequence[_Row], sampling: Sampling) -> list[Completion]:
-        started = time.perf_counter()
+    def _answers(self, batch: Sequence[_Row], sampling: Sampling) -> list[list[int]]:
+        """New token ids of every row, from the whole prompts."""
         width = max(len(row.ids) for row in batch)
-        generated = self._run(batch, width, sampling)[:, width:].tolist()
-        seconds = (time.perf_counter() - started) / len(batch)
-        return [self._completion(row, ids, seconds) for row, ids in zip(batch, generated, strict=True)]
+        answers: list[list[int]] = self._run(batch, width, sampling)[:, width:].tolist()
+        return answers
+
+    def _shared_answers(self, batch: Sequence[_Row], sampling: Sampling, adapter: str) -> list[list[int]]:
+        """New token ids of every row, from the stored beginnings and the rows' own tokens."""
+        model, use, segments = self._loaded.model, self.prefix_use, []
+        for tokens, members in groupby(batch, key=lambda row: row.beginning):
+            keys, there = self._prefixes.get(adapter, tokens, partial(read_prefix, model, tokens))
+            count = sum(1 for _ in members)
+            segments.append((keys, count))
+            use.rows += count
+            use.computed += 0 if there else len(tokens)
+            use.reused += len(tokens) if there else 0
+            use.spared += len(tokens) * (count if there else count - 1)
+
+        def choose(scores: torch.Tensor, going: Sequence[int], step: int) -> torch.Tensor:
+            if sampling.temperature > 0:
+                choice = SeededChoice([batch[i].seed for i in going], 0, sampling.temperature, sampling.top_p)
+                # The processor reads the step off the number of tokens so far, and nothing else.
+                scores = choice(torch.empty(len(going), step, device="meta"), scores)
+            return scores.argmax(dim=-1)
+
+        rows = SharedRows(segments, [row.rest for row in batch])
+        stop_ids = self._loaded.stop_ids
+        return decode(model, rows, max_new_tokens=sampling.max_new_tokens, stop_ids=stop_ids, choose=choose)
 
     def _run(self, batch: Sequence[_Row], width: int, sampling: Sampling) -> torch.Tensor:
         """Prompt and generated ids (rows, width + generated); shorter rows are padded on both sides."""
@@ -171,3 +259,13 @@ class TransformersBackend:
             seconds=seconds,
             finish="length" if stop is None else "stop",
         )
+
+
+def _even_width(batch: Sequence[_Row]) -> int:
+    """How many rows of the batch, from the first on, go together: one much shorter than the widest starts a new one."""
+    widest = 0
+    for count, row in enumerate(batch):
+        widest = max(widest, len(row.rest))
+        if row.shared and 2 * len(row.rest) + _PADDING < widest:
+            return count
+    return len(batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -52,6 +52,7 @@ Out = Annotated[
         "--out", metavar="DIR", file_okay=False, help="The run folder.", show_default="runs/<name of the run>"
     ),
 ]
+_RUNS = "as in the run"
 
 
 def invoke(argv: list[str], output: Output) -> int:
@@ -209,6 +210,83 @@ def explain(
 
     text = explain_placement(run_dir, capability)
     _output(context).result({"capability": capability, "explanation": text}, text.rstrip("\n"))
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    run_dir: RunFolder,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="FOLDER", help="Where the export goes; new or empty.", show_default=False)
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace what the folder holds.")] = False,
+    json: Json = False,
+) -> None:
+    """Write skills, adapters, a manifest and a model card of a finished run."""
+    from hybrid.cli.text import table
+    from hybrid.serve.export import export as export_run
+
+    exported = export_run(run_dir, to, force=force)
+    rows = [
+        {key: row[key] or "-" for key in ("name", "placement", "skill", "adapter")}
+        for row in exported.manifest["capabilities"]
+    ]
+    result = {"folder": str(exported.folder), "manifest": exported.manifest}
+    _output(context).result(result, f"{table(rows)}\n{exported.folder}")
+
+
+@app.command()
+def transfer(
+    context: typer.Context,
+    run_dir: RunFolder,
+    model: Annotated[
+        str, typer.Option("--model", metavar="PATH", help="The other model: a folder or a hub id.", show_default=False)
+    ],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also measure documents that were optimised and did not ship.")
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Precision of its weights.", show_default=_RUNS),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where it runs.", show_default=_RUNS)
+    ] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Whether it reads chat turns.", show_default=_RUNS)
+    ] = None,
+    separator: Annotated[str | None, typer.Option(help="Text between document and prompt.", show_default=_RUNS)] = None,
+    end_of_answer: Annotated[
+        str | None, typer.Option(help="The token that ends an answer; empty: its own.", show_default=_RUNS)
+    ] = None,
+    gguf_file: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A GGUF inside the folder.", show_default=_RUNS)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the budget, the batch size or the threads of the run."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure the documents of a finished run on another model.
+
+    The same command continues an interrupted transfer.
+    """
+    from hybrid.cli.display import make_display
+    from hybrid.pipeline.transfer import transfer_to
+    from hybrid.report.transfer_text import to_text
+
+    output = _output(context)
+    display = make_display(output.as_json)
+    settings = {"dtype": dtype, "device": device, "chat": chat, "skill_separator": separator}
+    settings |= {"end_of_answer": end_of_answer, "gguf_file": gguf_file}
+    try:
+        report, folder = transfer_to(
+            run_dir, model, settings, everything=everything, overrides=overrides or [], on_event=display.event
+        )
+    finally:
+        display.close()
+    output.result(report.model_dump(mode="json"), f"{to_text(report)}\n{folder / 'transfer.md'}")
 
 
 @app.command()

@@ -41,9 +41,10 @@ def references(data: Any) -> Iterator[Reference]:
     backend = _section(data, "backend")
     if backend.get("type") == "scripted":
         yield from _one(backend, ("backend", "script"), "file", "script")
-    yield from _one(
-        _section(_section(data, "skill"), "proposer"), ("skill", "proposer", "vocabulary"), "file", "vocabulary"
-    )
+    proposer = _section(_section(data, "skill"), "proposer")
+    yield from _one(proposer, ("skill", "proposer", "vocabulary"), "file", "vocabulary")
+    if proposer.get("type") == "replay":
+        yield from _one(proposer, ("skill", "proposer", "path"), "file", "recording")
     capabilities = data.get("capabilities") if isinstance(data, dict) else None
     for index, entry in enumerate(capabilities if isinstance(capabilities, list | tuple) else ()):
         at: KeyPath = ("capabilities", index)

@@ -5,13 +5,14 @@ Opens `confirm` once per capability, with every arm that was built. Does not: bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Capability
 from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline.attribution import Without, Worth, worth
 from hybrid.pipeline.session import Session
 from hybrid.router.place import ARMS, Arm, ArmName, Transfer
 
@@ -36,6 +37,8 @@ class Shipping:
     variants: dict[str, Measurement] = field(default_factory=dict)
     """By arm name, and `base`; empty without variants."""
     verdicts: dict[ArmName, Verdict] = field(default_factory=dict)
+    worths: list[Worth] = field(default_factory=list)
+    """What each kept edit of the document is worth; empty where the document did not pass."""
 
 
 def named_slices(capability: Capability, key: str | None) -> dict[str, list[int]] | None:
@@ -49,11 +52,17 @@ def named_slices(capability: Capability, key: str | None) -> dict[str, list[int]
     return slices
 
 
-def judge(session: Session, capability: Capability, built: Mapping[ArmName, Built]) -> Shipping:
-    """Open `confirm`, measure base and arms on it and on the variants, and gate every arm against the base."""
+def judge(
+    session: Session, capability: Capability, built: Mapping[ArmName, Built], without: Sequence[Without] = ()
+) -> Shipping:
+    """Open `confirm`, measure base and arms on it and on the variants, and gate every arm against the base.
+
+    `without` are bodies that lack one edit of the `skill` arm; they are measured where that arm passes.
+    """
     base = session.candidate(capability)
     candidates = {name: session.candidate(capability, b.skill, b.adapter) for name, b in built.items()}
-    session.meter.open_sealed(capability, "confirm", [base, *candidates.values()])
+    shorter = [session.candidate(capability, w.body) for w in without]
+    session.meter.open_sealed(capability, "confirm", [base, *candidates.values(), *shorter])
     confirm = capability.splits["confirm"]
     variant = capability.splits.get("variant", ())
     measure = session.meter.measure
@@ -70,6 +79,11 @@ def judge(session: Session, capability: Capability, built: Mapping[ArmName, Buil
             shipping.verdicts[name] = ship_gate(
                 shipping.base.values, shipping.measured[name].values, policy, slices=slices
             )
+    if "skill" in shipping.verdicts and shipping.verdicts["skill"].decision == "accept":
+        whole = shipping.measured["skill"].values
+        for item, candidate in zip(without, shorter, strict=True):
+            lacking = measure(candidate, capability, "confirm", confirm, stage="attribution")
+            shipping.worths.append(worth(item, whole, lacking.values))
     return shipping
 
 

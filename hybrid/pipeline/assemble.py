@@ -15,6 +15,7 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.session import Session
 from hybrid.report import schema as r
 from hybrid.skill.edits import Edit
@@ -204,44 +205,54 @@ def _edits(outcome: Outcome) -> tuple[r.SkillEdit, ...]:
     result = outcome.improved.skill
     if result is None:
         return ()
+    worths = {(w.step, w.edit): w for w in (outcome.shipping.worths if outcome.shipping else ())}
     rows = []
     for step in result.history:
         for attempt in step.attempts:
             for edit in attempt.edits:
-                op, target, content = _edit_parts(edit)
-                v = attempt.verdict
                 shared = f" (together with {len(attempt.edits) - 1} more)" if len(attempt.edits) > 1 else ""
-                rows.append(
-                    r.SkillEdit(
-                        step=step.step,
-                        op=op,
-                        target=target,
-                        content=content,
-                        decision=v.decision,
-                        delta=v.delta,
-                        low=v.low,
-                        high=v.high,
-                        n=v.n,
-                        why=v.reason + shared,
-                    )
-                )
-        for refusal in step.refused:
-            op, target, content = _edit_parts(refusal.edit)
-            rows.append(
-                r.SkillEdit(
-                    step=step.step,
-                    op=op,
-                    target=target,
-                    content=content,
-                    decision="reject",
-                    delta=None,
-                    low=None,
-                    high=None,
-                    n=0,
-                    why=f"not applied: {refusal.why}",
-                )
-            )
+                where = " on training rows" if attempt.by == "screen" else ""
+                found = worths.get((step.step, edit)) if attempt.accepted else None
+                rows.append(_judged(step.step, *_edit_parts(edit), attempt.verdict, where + shared, found))
+        rows += [_refused(step.step, *_edit_parts(x.edit), x.why) for x in step.refused]
+    for epoch in result.epochs:
+        last = max(step.step for step in result.history if step.epoch == epoch.epoch)
+        if epoch.verdict is not None:
+            rows.append(_judged(last, "slow_update", "", epoch.slow or "", epoch.verdict, "", None))
+        elif epoch.refused:
+            rows.append(_refused(last, "slow_update", "", epoch.slow or "", epoch.refused))
     return tuple(rows)
+
+
+def _judged(step: int, op: str, target: str, content: str, v: Verdict, note: str, worth: Worth | None) -> r.SkillEdit:
+    return r.SkillEdit(
+        step=step,
+        op=op,
+        target=target,
+        content=content,
+        decision=v.decision,
+        delta=v.delta,
+        low=v.low,
+        high=v.high,
+        n=v.n,
+        why=v.reason + note,
+        worth=r.Effect(delta=worth.delta, low=worth.low, high=worth.high, n=worth.n) if worth else None,
+    )
+
+
+def _refused(step: int, op: str, target: str, content: str, why: str) -> r.SkillEdit:
+    return r.SkillEdit(
+        step=step,
+        op=op,
+        target=target,
+        content=content,
+        decision="reject",
+        delta=None,
+        low=None,
+        high=None,
+        n=0,
+        why=f"not applied: {why}",
+    )
 
 
 def _rejected(outcome: Outcome) -> tuple[r.Rejected, ...]:
@@ -325,6 +336,7 @@ def _totals(session: Session, capability: str | None, wall_seconds: float | None
         tokens_out=total.tokens_out,
         train_seconds=total.train_seconds,
         wall_seconds=wall_seconds,
+        proposer=_proposer_cost(session) if capability is None else None,
         stages={
             name: r.StageCost(
                 calls=c.calls,
@@ -335,6 +347,23 @@ def _totals(session: Session, capability: str | None, wall_seconds: float | None
             )
             for name, c in stages.items()
         },
+    )
+
+
+def _proposer_cost(session: Session) -> r.ProposerCost | None:
+    from hybrid.backends.chat_log import LoggedChat
+
+    budget = getattr(session.loaded.config.skill.proposer, "budget", None)
+    if budget is None or not isinstance(session.chat, LoggedChat):
+        return None
+    spent = session.chat.spent()
+    priced = budget.usd_per_million_in + budget.usd_per_million_out > 0
+    return r.ProposerCost(
+        calls=spent.calls,
+        attempts=spent.attempts,
+        tokens_in=spent.tokens_in,
+        tokens_out=spent.tokens_out,
+        usd=spent.usd if priced else None,
     )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from hybrid.capability.types import Capability, Example, Split
 from hybrid.config.schema import PlacementName
 from hybrid.errors import TrainingError
-from hybrid.evidence.types import Measurement
+from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline import proposers
 from hybrid.pipeline.arms import Built
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
@@ -21,13 +23,15 @@ from hybrid.router.place import ArmName
 from hybrid.router.route import Route
 from hybrid.skill.document import SkillDocument, new_document, parse
 from hybrid.skill.edits import apply
+from hybrid.skill.evidence_metadata import GateEvidence, stamp
+from hybrid.skill.guards import Guards, pattern_texts
 from hybrid.skill.leakguard import leaks
-from hybrid.skill.proposer import OfflineProposer
 from hybrid.skill.record import SkillResult
-from hybrid.skill.reflection import ReflectionContext, RolloutView, TrialBook
-from hybrid.skill.skillopt import SkillTask, optimise
-from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
+from hybrid.skill.reflection import FailureLabel, ReflectionContext, RolloutView, TrialBook
+from hybrid.skill.skillopt import optimise
+from hybrid.skill.task import SkillTask
 from hybrid.store.atomic import write_text
+from hybrid.store.faults import faultpoint
 from hybrid.weights.base import TrainResult
 
 
@@ -55,18 +59,24 @@ def wanted_arms(route: Route, counterfactual: bool) -> tuple[ArmName, ...]:
     return needed.get(route.placement, ())
 
 
+def seed_document(session: Session, capability: Capability) -> SkillDocument:
+    """The configured seed document of a capability, or an empty one of its name."""
+    if capability.seed_skill is not None:
+        return parse(capability.seed_skill, session.settings(capability).skill or "skill")
+    described = session.settings(capability).description
+    return new_document(capability.name, described or f"Instructions for {capability.name}.")
+
+
 class Improver:
     """Builds the arms of one capability."""
 
     def __init__(self, session: Session, capability: Capability) -> None:
         self.session, self.capability = session, capability
-        self.vocabulary = _vocabulary(session, capability)
+        self.proposer, self.editor = proposers.build(session, capability)
 
     def seed_document(self) -> SkillDocument:
         """The configured seed document, or an empty one of the capability's name."""
-        if self.capability.seed_skill is not None:
-            return parse(self.capability.seed_skill, self.session.settings(self.capability).skill or "skill")
-        return new_document(self.capability.name, f"Instructions for {self.capability.name}.")
+        return seed_document(self.session, self.capability)
 
     def rollouts(self, body: str, examples: Sequence[Example], split: Split) -> list[RolloutView]:
         """Graded answers of the base with a document; `train` and `search` only."""
@@ -84,13 +94,9 @@ class Improver:
         measured = measure(candidates, self.capability, "train", examples, stage="skill")
         return [m.values for m in measured]
 
-    def proposer(self) -> OfflineProposer:
-        """The offline proposer over this capability's vocabulary."""
-        settings = self.session.loaded.config.skill.proposer
-        return OfflineProposer(self.vocabulary, settings.trials, self.session.loaded.config.seed)
-
-    def draft(self) -> str:
-        """A first document from one reflection over training failures, for the context-headroom probe."""
+    def draft(self) -> tuple[str, tuple[FailureLabel, ...]]:
+        """A first document from one reflection over training failures, for the context-headroom probe, and what the
+        failures under the seed document are failures of."""
         seed = self.seed_document().body
         rows = self.capability.splits["train"][:DRAFT_ROWS]
         views = self.rollouts(seed, rows, "train")
@@ -105,8 +111,20 @@ class Improver:
             fits=lambda body: self._count_tokens(body) <= self._max_tokens,
             book=TrialBook(),
         )
-        proposals = self.proposer().propose(context)
-        return apply(seed, [p.edit for p in proposals], self._count_tokens, self._max_tokens).body
+        found = self.proposer.propose(context)
+        body = apply(seed, [p.edit for p in found.proposals], self._count_tokens, self._max_tokens).body
+        return (seed if self.guard.check(body, seed) else body), found.labels
+
+    @cached_property
+    def guard(self) -> Guards:
+        """What no document of this capability may hold."""
+        splits = self.capability.splits
+        return Guards(
+            splits["train"],
+            [e for split in ("search", "confirm", "test") for e in splits[split]],
+            self.session.loaded.config.skill.copy_guard,
+            pattern_texts(self.session.settings(self.capability).grader),
+        )
 
     @property
     def _max_tokens(self) -> int:
@@ -128,11 +146,14 @@ class Improver:
                     seed_body=seed.body,
                     config=config.skill,
                     gate=config.gate.search,
-                    proposer=self.proposer(),
+                    proposer=self.proposer,
+                    editor=self.editor,
+                    guard=self.guard.check,
                     measure=self.rollouts,
                     count_tokens=self._count_tokens,
                     seed=config.seed,
                     trial=self.trial,
+                    on_progress=lambda record: faultpoint("stage.skill-step"),
                 )
             )
             into.skill = result
@@ -194,21 +215,24 @@ class Improver:
         return self.session.meter.measure(candidate, self.capability, "search", examples, stage="select")
 
 
-def _vocabulary(session: Session, capability: Capability) -> Vocabulary:
-    path = session.settings(capability).vocabulary or session.loaded.config.skill.proposer.vocabulary
-    return load_vocabulary(session.loaded.resolve(path)) if path else Vocabulary((), (), (), ())
-
-
-def keep_placed(session: Session, capability: Capability, placed: Built | None, document: SkillDocument | None) -> None:
+def keep_placed(
+    session: Session,
+    capability: Capability,
+    placed: Built | None,
+    document: SkillDocument | None,
+    verdict: Verdict | None,
+) -> None:
     """Put what was placed where it is looked for: `skills/<capability>/SKILL.md` and `adapters/<capability>/`.
 
-    What the placement does not hold is removed, so that nothing lies there that did not ship.
+    The document carries its parent and the verdict that it ships on in its metadata. What the placement does not hold is
+    removed, so that nothing lies there that did not ship.
     """
     skill = session.folder.path / "skills" / capability.name / "SKILL.md"
     adapter = session.folder.path / "adapters" / capability.name
     skill.unlink(missing_ok=True)
     shutil.rmtree(adapter, ignore_errors=True)
-    if placed is not None and placed.skill and document is not None:
-        write_text(skill, document.render())
+    if placed is not None and placed.skill and document is not None and verdict is not None:
+        evidence = GateEvidence.of(verdict, session.backend.info().fingerprint, "confirm")
+        write_text(skill, stamp(document, evidence, seed_document(session, capability)).render())
     if placed is not None and placed.adapter is not None:
         shutil.copytree(placed.adapter.path, adapter)

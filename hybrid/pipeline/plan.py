@@ -103,7 +103,7 @@ def _capability(
         "probe": cost.probe_calls(config, sizes, texts),
         "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),
         "weights": cost.repeated(cost.weights_calls(config, sizes), work.trainings),
-        "ship": cost.ship_calls(sizes, work.arms),
+        "ship": cost.ship_calls(sizes, work.arms, work.documents, config.skill.attribution),
         "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
     }
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
@@ -131,7 +131,7 @@ def sizes_of(loaded: LoadedConfig, capability: Capability, everyone: Sequence[Ca
     """Everything that the cost formulas count, for one capability."""
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
-    path = settings.vocabulary or config.skill.proposer.vocabulary
+    path = settings.vocabulary or config.skill.vocabulary
     words = load_vocabulary(loaded.resolve(path)) if path else Vocabulary((), (), (), ())
     train = capability.splits.get("train", ())
     slots = [words.slots_of(e.prompt_text) for e in train]

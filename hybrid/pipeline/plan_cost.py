@@ -13,14 +13,15 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
-from hybrid.config.schema import Config, SkillConfig, WeightsConfig
+from hybrid.config.schema import Config, OfflineProposerConfig, SkillConfig, WeightsConfig
 from hybrid.evidence.power import NOISE
 from hybrid.skill.schedule import edit_budget
 
 DRAFT_ROWS = 32
 """Training rows that the draft document of the probes is made from."""
-PRUNE_BATCHES, MOST_VICTIMS, SCREEN = 4, 8, 2
-"""As in `hybrid.skill`: batches the deletion pass checks, lines tried to make room, rows that screen a draft."""
+PRUNE_BATCHES, MOST_VICTIMS, SCREEN, MOST_EDITS = 4, 8, 2, 64
+"""As in `hybrid.skill`: batches the deletion pass checks, lines tried to make room, rows that screen a draft, edits of a
+step where the proposer chooses how many."""
 MOST_DRAFTS, MOST_DELETED = 48, 8
 """Drafts of one topic, and deletions among them; a line may also replace up to four others."""
 RACE_SHARE = 0.5
@@ -109,7 +110,7 @@ def reflection_trials(failures: int, budget: int, sizes: Sizes, trials: int) -> 
 
 def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:
     """`texts` counts the texts tried apart from the irrelevant control: seed, draft, worked examples, oracle."""
-    probe, trials = config.probe, config.skill.proposer.trials
+    probe, trials = config.probe, config.skill.trials
     e, rows = min(probe.examples, sizes.search), min(DRAFT_ROWS, sizes.train)
     tried = reflection_trials(rows, DRAFT_ROWS, sizes, trials)
     variants = min(probe.variants, sizes.variant)
@@ -139,29 +140,38 @@ def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...
 
     A step races its edits together and, where they lose, one by one. `part` is the race's number of examples per part.
     """
-    steps = skill.epochs * ceil(sizes.train / skill.batch)
-    batches, budgets = skill.epochs * sizes.train, [edit_budget(step, steps, skill.edits) for step in range(steps)]
-    reflections = ceil(min(skill.batch, sizes.train) / skill.minibatch)
-    trials = reflections * sum(reflection_trials(skill.minibatch, b, sizes, skill.proposer.trials) for b in budgets)
-    races = sum(b + 1 if b > 1 else 1 for b in budgets)
+    per_step = skill.batch * skill.accumulation
+    steps = skill.epochs * ceil(sizes.train / per_step)
+    batches = skill.epochs * sizes.train
+    budgets = [edit_budget(step, steps, skill.edits) or MOST_EDITS for step in range(steps)]
+    reflections = ceil(min(per_step, sizes.train) / skill.minibatch)
+    alone = skill.gate_rule == "race"
+    judged = sizes.search if skill.gate_rule != "none" else 0
+    share = RACE_SHARE if alone else 1.0
+    asks = not skill.trials and not isinstance(skill.proposer, OfflineProposerConfig)
+    screened = min(skill.screen, per_step) * sum(budgets) if asks and alone else 0
+    looks = 2 * min(skill.slow_rows, sizes.train) * (skill.epochs - 1) if asks and skill.slow_update else 0
+    slow = (skill.epochs - 1) * judged if asks and skill.slow_update else 0
+    trials = reflections * sum(reflection_trials(skill.minibatch, b, sizes, skill.trials) for b in budgets)
+    races = sum(b + 1 if b > 1 and alone else 1 for b in budgets)
     checked = sizes.search + min(sizes.train, PRUNE_BATCHES * skill.batch)
     lines = sizes.seed_lines + sum(budgets)
     return (
         Calls(what="batches", typical=batches, upper=batches, reads_text=True),
         Calls(
             what="trials",
-            typical=min(first_trials(sizes, skill.proposer.trials), trials),
+            typical=min(first_trials(sizes, skill.trials), trials),
             upper=trials,
             reads_text=True,
         ),
         Calls(what="start on search", typical=sizes.search, upper=sizes.search, reads_text=True),
-        Calls(
-            what="races", typical=ceil(RACE_SHARE * steps * sizes.search), upper=races * sizes.search, reads_text=True
-        ),
+        Calls(what="screens", typical=screened // 2, upper=screened, reads_text=True),
+        Calls(what="gate", typical=ceil(share * steps * judged), upper=races * judged, reads_text=True),
+        Calls(what="looks back", typical=looks // 2 + slow, upper=looks + slow, reads_text=True),
         Calls(
             what="deletion pass",
-            typical=min(lines * part, lines * checked),
-            upper=(lines + 1) * checked,
+            typical=min(lines * part, lines * checked) if skill.method == "honest" else 0,
+            upper=(lines + 1) * checked if skill.method == "honest" else 0,
             reads_text=True,
         ),
     )
@@ -191,12 +201,19 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     )
 
 
-def ship_calls(sizes: Sizes, arms: Estimate) -> tuple[Calls, ...]:
-    """Base and arms, each on `confirm` and `variant`; nothing when no arm can be built."""
-    each = sizes.confirm + sizes.variant
+def ship_calls(sizes: Sizes, arms: Estimate, documents: Estimate, attribution: int) -> tuple[Calls, ...]:
+    """Base and arms, each on `confirm` and `variant`; nothing when no arm can be built. A document that passes is also
+    measured without each of up to `attribution` of its edits."""
+    each, left_out = sizes.confirm + sizes.variant, attribution * sizes.confirm
     return (
         Calls(what="base", typical=each * min(1, arms.typical), upper=each * min(1, arms.upper)),
         Calls(what="arms", typical=each * arms.typical, upper=each * arms.upper, reads_text=True),
+        Calls(
+            what="worth of edits",
+            typical=left_out * documents.typical // 2,
+            upper=left_out * documents.upper,
+            reads_text=True,
+        ),
     )
 
 

@@ -43,7 +43,7 @@ def _gather(loaded: LoadedConfig) -> tuple[list[Capability], list[Problem]]:
 
 
 def _vocabularies(loaded: LoadedConfig) -> list[str | None]:
-    return [loaded.config.skill.proposer.vocabulary, *(c.vocabulary for c in loaded.config.capabilities)]
+    return [loaded.config.skill.vocabulary, *(c.vocabulary for c in loaded.config.capabilities)]
 
 
 def _tried(action: object) -> list[Problem]:

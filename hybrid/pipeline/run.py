@@ -25,16 +25,19 @@ from hybrid.evidence.types import Verdict
 from hybrid.pipeline import workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
+from hybrid.pipeline.attribution import left_out
 from hybrid.pipeline.improve import Improved, Improver, keep_placed, wanted_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.training import cache_folder, make_job, run_job
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.base import ProbeContext
+from hybrid.probe.lapse import lapse_probe
 from hybrid.probe.profile import Probed, irrelevant_text, profile_capability, worked_examples
 from hybrid.report.render import write_report
 from hybrid.router.place import ArmName, Placement, place
 from hybrid.router.route import Route, route
+from hybrid.skill.reflection import FailureLabel
 from hybrid.store.atomic import write_json, write_text
 from hybrid.store.faults import faultpoint
 from hybrid.store.folder import RunFolder
@@ -46,6 +49,8 @@ class Outcome:
 
     capability: Capability
     texts: dict[str, str] = field(default_factory=dict)
+    labels: tuple[FailureLabel, ...] = ()
+    """Of the failures that the draft was made from."""
     probed: Probed | None = None
     route: Route | None = None
     improved: Improved = field(default_factory=Improved)
@@ -130,9 +135,10 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
             improver = Improver(session, capability)
             settings = session.settings(capability)
             oracle = session.loaded.resolve(settings.oracle).read_text(encoding="utf-8") if settings.oracle else ""
+            draft, outcome.labels = improver.draft()
             outcome.texts = {
                 "seed": improver.seed_document().body,
-                "draft": improver.draft(),
+                "draft": draft,
                 "worked examples": worked_examples(capability.splits["train"], config.probe.worked_examples),
                 "oracle": oracle,
             }
@@ -151,6 +157,10 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
                 config.seed,
             )
             outcome.probed = profile_capability(context, outcome.texts, irrelevant_text(own, others, config.seed))
+            kinds = [label.kind for label in outcome.labels]
+            outcome.probed.profile["lapse_share"] = lapse_probe(
+                kinds.count("defect"), kinds.count("lapse"), document=outcome.texts["seed"], source="seed"
+            )
             outcome.route = route(outcome.probed.profile, config.router, config.router.force.get(capability.name))
             note["summary"] = f"-> {outcome.route.placement} (confidence {outcome.route.confidence:.2f})"
         faultpoint("stage.probe")
@@ -167,7 +177,10 @@ def _judge(session: Session, outcome: Outcome) -> None:
     if not outcome.improved.built:
         return
     with session.stage(outcome.capability.name, "ship") as note:
-        outcome.shipping = judge(session, outcome.capability, outcome.improved.built)
+        built, result = outcome.improved.built, outcome.improved.skill
+        most = session.loaded.config.skill.attribution
+        without = left_out(result, most) if result is not None and "skill" in built else ()
+        outcome.shipping = judge(session, outcome.capability, built, without)
         note["summary"] = ", ".join(f"{a}: {v.decision} ({v.delta:+.2f})" for a, v in outcome.shipping.verdicts.items())
     faultpoint("stage.ship")
 
@@ -222,7 +235,8 @@ def _verify(session: Session, outcome: Outcome) -> None:
         placed = next((b for arm, b in outcome.improved.built.items() if arm == placement.placement), None)
         if placed is not None:
             outcome.verified.collateral = collateral(session, capability, placed)
-        keep_placed(session, capability, placed, outcome.improved.document)
+        verdict = next((v for arm, v in outcome.verdicts.items() if arm == placement.placement), None)
+        keep_placed(session, capability, placed, outcome.improved.document, verdict)
         scores = {name: m.mean for name, m in outcome.verified.test.items()}
         note["summary"] = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
     faultpoint("stage.verify")

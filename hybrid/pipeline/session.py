@@ -5,6 +5,7 @@ Does not: decide the order of stages (see `run`).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from hybrid import __version__
 from hybrid.backends.base import Adapter, Backend, Sampling
+from hybrid.backends.chat import ChatModel
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
 from hybrid.config.schema import CapabilityConfig
@@ -25,20 +27,26 @@ from hybrid.store.folder import RunFolder
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
-NOT_IDENTITY = ("budget", "report", "backend.batch_size", "model.threads")
-"""Configuration keys that may change between attempts of one run: they change what it may cost and how it is shown or
+NOT_IDENTITY = (
+    "budget",
+    "report",
+    "backend.batch_size",
+    "model.threads",
+    *(f"skill.proposer.{key}" for key in ("budget", "timeout_s", "deadline_s", "retries", "key_env")),
+)
+"""Configuration keys that may change between attempts of one run: they change what it may cost and how it is shared or
 scheduled, never what is measured."""
 
 
 def identity_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a dumped configuration that decides what a run measures."""
-    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
+    kept = copy.deepcopy(config)
     for dotted in NOT_IDENTITY:
-        first, _, rest = dotted.partition(".")
-        if rest:
-            kept.get(first, {}).pop(rest, None)
-        else:
-            kept.pop(first, None)
+        *path, last = dotted.split(".")
+        section: Any = kept
+        for key in path:
+            section = section.get(key, {})
+        section.pop(last, None)
     return kept
 
 
@@ -59,6 +67,8 @@ class Session:
     on_event: OnEvent
     started: float = field(default_factory=time.monotonic)
     warnings: list[str] = field(default_factory=list)
+    chat: ChatModel | None = None
+    """The model that proposes edits, once one was asked for."""
 
     def settings(self, capability: Capability) -> CapabilityConfig:
         """The configuration of a capability."""
@@ -110,7 +120,8 @@ def peak_memory_mb() -> int:
 def named_files(loaded: LoadedConfig) -> dict[str, str]:
     """sha256 (hex) by path, as written, of the files that steer a run without being data: vocabularies and oracles."""
     config = loaded.config
-    named = {config.skill.proposer.vocabulary, *(p for c in config.capabilities for p in (c.vocabulary, c.oracle))}
+    replay = getattr(config.skill.proposer, "path", None)
+    named = {config.skill.vocabulary, replay, *(p for c in config.capabilities for p in (c.vocabulary, c.oracle))}
     return {p: hashlib.sha256(loaded.resolve(p).read_bytes()).hexdigest() for p in sorted(n for n in named if n)}
 
 

@@ -173,7 +173,10 @@ def _changes(changes: Sequence[Change]) -> list[str]:
 
 def _edit(number: int, e: SkillEdit) -> Iterator[str]:
     numbers = f"{signed(e.delta)} {interval(e, sign=True)} n={e.n}" if e.delta is not None else "not measured"
-    yield f"**Edit {number}**, step {e.step}, {esc(e.op)}: {e.decision}, {numbers}. {esc(e.why, 1000)}"
+    worth = (
+        f" Worth on `confirm`: {signed(e.worth.delta)} {interval(e.worth, sign=True)} n={e.worth.n}." if e.worth else ""
+    )
+    yield f"**Edit {number}**, step {e.step}, {esc(e.op)}: {e.decision}, {numbers}. {esc(e.why, 1000)}.{worth}"
     yield ""
     yield from _changes(edit_diff(e))
 

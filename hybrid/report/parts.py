@@ -125,6 +125,16 @@ class StageCost(Part):
     train_seconds: Number = 0.0
 
 
+class ProposerCost(Part):
+    """Requests to the model that proposes edits. `usd` follows the configured prices, and is null without them."""
+
+    calls: Count
+    attempts: Count
+    tokens_in: Count
+    tokens_out: Count
+    usd: Number | None = None
+
+
 class LedgerTotals(Part):
     """What a run or a capability cost. `wall_seconds` is null where time cannot be told apart."""
 
@@ -134,6 +144,8 @@ class LedgerTotals(Part):
     train_seconds: Number
     wall_seconds: Number | None
     stages: dict[Text, StageCost] = {}
+    proposer: ProposerCost | None = None
+    """What the model that proposes edits cost over the whole run; null where none was asked."""
 
 
 class Kind(Part):
@@ -259,6 +271,8 @@ class SkillEdit(_Ranged):
     high: Number | None
     n: Count
     why: Text
+    worth: Effect | None = None
+    """What the final document loses on `confirm` without this edit; null where that was not measured."""
 
 
 class TrainingPoint(Part):

@@ -4,7 +4,7 @@ The rules, in order (thresholds are `router.*` of the configuration; `guardrails
 
 1. too few examples: undecided; 2. the base already does it: keep; 3. a text helps and nothing is left to gain: skill;
 4. a text helps, and samples *under that text* vary in success: both; 5. a text helps: skill; 6. samples vary in success
-without any text: weights; 7. neither.
+without any text, or most failures break a rule that the document has: weights; 7. neither.
 
 Every rule that was looked at leaves a sentence. The confidence is the weakest link: the smallest normal probability
 that a measured quantity really lies on the side of its threshold on which it was found.
@@ -86,6 +86,8 @@ def _decide(profile: Profile, policy: RouterConfig, trail: _Trail) -> tuple[Plac
     text = _text_helps(profile, policy, trail)
     before = trail.confidence
     gradients = _sampling_viable(profile, policy, trail, "")
+    if not gradients and _lapses(profile, policy, trail):
+        gradients = True
     if text:
         trail.confidence = before  # what sampling without a text does is not what this decision rests on
         fallback: PlacementName | None = "weights" if gradients else None
@@ -113,6 +115,19 @@ def _sampling_viable(profile: Profile, policy: RouterConfig, trail: _Trail, pref
     under = " under the best text" if prefix else ""
     gain = trail.at_least(f"sampling gain{under}", profile.get(prefix + "sampling_gain"), policy.sampling_gain)
     return gain and trail.at_least(f"signal rate{under}", profile.get(prefix + "signal_rate"), policy.signal_rate)
+
+
+def _lapses(profile: Profile, policy: RouterConfig, trail: _Trail) -> bool:
+    """Whether failures under the document are shown to be of rules that it has: more text cannot mend those."""
+    share = profile.get("lapse_share")
+    if share is None or share.value is None or share.low is None:
+        return False
+    shown = f"lapse share {share.value:.2f} [{share.low:.2f}, {share.high:.2f}], n={share.n}"
+    recurring = share.low >= policy.lapse_share
+    trail.reasons.append(
+        f"{shown} is {'shown to be at least' if recurring else 'not shown to reach'} {policy.lapse_share:.2f}"
+    )
+    return recurring
 
 
 def measured_kind(profile: Profile) -> tuple[MeasuredKind, float]:

@@ -11,13 +11,15 @@ lines that only help together are not found.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from hybrid.config.schema import OfflineProposerConfig
 from hybrid.skill.drafts import Group, Grouping
 from hybrid.skill.edits import Append, Delete, Replace, apply
-from hybrid.skill.reflection import Proposal, Proposer, Proven, ReflectionContext
+from hybrid.skill.labels import label_failures
+from hybrid.skill.reflection import FailureLabel, Proposal, Proposer, Proven, Reflection, ReflectionContext
 from hybrid.skill.screening import Screening, Tried, without_luck
 from hybrid.skill.text import editable
 from hybrid.skill.vocabulary import Vocabulary, load_vocabulary
@@ -45,8 +47,14 @@ class OfflineProposer:
             raise ValueError(f"trials must be at least 1, not {trials}")
         self.vocabulary, self.trials, self.seed = vocabulary, trials, seed
 
-    def propose(self, context: ReflectionContext) -> list[Proposal]:
-        """At most `context.budget` edits, best first. Only training rows are tried and shown."""
+    def propose(self, context: ReflectionContext) -> Reflection:
+        """At most `context.budget` edits, best first, and what each failure is a failure of. Only training rows are tried.
+
+        A look at successes gives only deletions of lines that stand in the body twice: there is nothing to mend, and no
+        model to say what made them succeed.
+        """
+        if context.source == "success":
+            return Reflection(proposals=tuple(self._merges(context)[: context.budget]))
         context = without_luck(self.vocabulary, context)
         grouping = Grouping(self.vocabulary, self.trials, self.seed, context)
         screening = Screening(grouping)
@@ -56,9 +64,13 @@ class OfflineProposer:
             self._reflect(grouping, screening, groups, found)
             if groups and not found:
                 self._pairs(grouping, screening, groups, found)
-        found += _merges(grouping)
+        found += self._merges(context)
         ranked = sorted(found, key=lambda p: (-p.weight, p.edit.model_dump_json()))[: context.budget]
-        return self._make_room(context, ranked)
+        return Reflection(proposals=tuple(self._make_room(context, ranked)), labels=label_failures(grouping))
+
+    def label(self, context: ReflectionContext) -> tuple[FailureLabel, ...]:
+        """The labels alone, from the context's book as it is: nothing is tried or paid, and luck is not told apart."""
+        return label_failures(Grouping(self.vocabulary, self.trials, self.seed, context))
 
     def _reflect(
         self, grouping: Grouping, screening: Screening, groups: Sequence[Group], found: list[Proposal]
@@ -90,6 +102,19 @@ class OfflineProposer:
         tried = grouping.context.book.failed.setdefault(("pairs", grouping.hash), {repr(groups[0].slot)})
         chosen = [grouping.pairs(g) for g in groups if repr(g.slot) in tried]
         self._reflect(grouping, screening, chosen, found)
+
+    def _merges(self, context: ReflectionContext) -> list[Proposal]:
+        """Deletions of lines that stand in the body twice."""
+        lines = [line for _, line in editable(context.body)]
+        twice = [line for line, count in Counter(lines).items() if count > 1]
+        if not twice:
+            return []
+        grouping = Grouping(self.vocabulary, self.trials, self.seed, context)
+        return [
+            Proposal(edit=edit, support=1, source="success", rationale="the line stands there twice", expected_gain=0.0)
+            for edit in (Delete(target=line) for line in twice)
+            if grouping.allowed(edit)
+        ]
 
     def _make_room(self, context: ReflectionContext, ranked: list[Proposal]) -> list[Proposal]:
         """Where an addition would break the token cap, put it in the place of a line whose removal hurts no success."""
@@ -136,13 +161,3 @@ def _cover(tried: Sequence[Tried]) -> list[Tried]:
             chosen.append(one)
             better |= rows
     return chosen
-
-
-def _merges(grouping: Grouping) -> list[Proposal]:
-    """Deletions of lines that stand in the body twice."""
-    twice = [line for i, line in enumerate(grouping.lines) if line in grouping.lines[:i]]
-    return [
-        Proposal(edit=edit, support=1, source="success", rationale="the line stands there twice", expected_gain=0.0)
-        for edit in (Delete(target=line) for line in dict.fromkeys(twice))
-        if grouping.allowed(edit)
-    ]

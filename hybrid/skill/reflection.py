@@ -1,6 +1,8 @@
-"""What a proposer is shown, what it answers, and what is remembered of trials: the extension point of text.
+"""What a proposer is shown, what it answers, and what is remembered of trials: the extension points of text.
 
-Does not: propose (`proposer`), or measure: trials are paid by whoever passes `trial`.
+A `Proposer` suggests edits after looking at rollouts; an `Editor` puts the suggestions of many looks together and looks
+back at the end of an epoch. Does not: propose (`proposer`, `model_proposer`), or measure: trials are paid by whoever
+passes `trial`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ class Proposal(BaseModel):
     """An edit with the evidence for it.
 
     `support` counts the rows that speak for it; `expected_gain` is the mean gain per row that trials on training rows
-    showed, 0 for an edit that only tidies.
+    showed, 0 for an edit that only tidies, and None where nothing was tried.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,12 +59,40 @@ class Proposal(BaseModel):
     support: int = Field(ge=0)
     source: Literal["failure", "success"]
     rationale: str
-    expected_gain: float
+    expected_gain: float | None
 
     @property
     def weight(self) -> float:
-        """Gain times support: what proposals are ranked by."""
-        return self.expected_gain * self.support
+        """Gain times support: what proposals are ranked by. An untried edit counts as one that mends every row."""
+        return (1.0 if self.expected_gain is None else self.expected_gain) * self.support
+
+    @property
+    def tidies(self) -> bool:
+        """Whether the edit was shown to gain nothing, and is proposed for a shorter document alone."""
+        return self.expected_gain == 0
+
+
+class FailureLabel(BaseModel):
+    """What a failure is a failure of (EmbodiSkill, arXiv 2605.10332; SkillOpt's skill-aware reflection).
+
+    `defect`: the document holds no rule that would have prevented it. `lapse`: it does, and the model did not follow it.
+    Recurring lapses speak for weights, defects for text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    example_id: str
+    kind: Literal["defect", "lapse"]
+    why: str = ""
+
+
+class Reflection(BaseModel):
+    """What one look at rollouts gave: edits, best first, a label per failure that could be told, and `notes` on replies
+    that could not be used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    proposals: tuple[Proposal, ...] = ()
+    labels: tuple[FailureLabel, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,13 +118,23 @@ class TrialBook:
     """setting -> edits that gained there."""
 
 
+class RefusedEdit(BaseModel):
+    """An edit that could not be applied to the body `before` (a hash), or changed nothing there, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    before: str
+    edit: Edit
+    why: str
+
+
 @dataclass(frozen=True)
 class ReflectionContext:
-    """One reflection: a body, a minibatch of its failures, and everything that may be used to do better.
+    """One reflection: a body, a minibatch of its rollouts, and everything that may be used to do better.
 
     `failures` and `successes` are rollouts of `body` on training rows; `train` are all training rows. Rows of other
-    splits never appear here. `budget` is the most edits wanted; `rejected` the gate's refusals so far, oldest first;
-    `fits` tells whether a body is within the token cap.
+    splits never appear here. `source` says which of the two is to be learnt from. `budget` is the most edits wanted;
+    `rejected` the gate's refusals so far and `refused` the edits that could not be applied, oldest first; `memory` the
+    proposer's own notes of earlier epochs; `fits` tells whether a body is within the token cap.
     """
 
     body: str
@@ -106,16 +146,81 @@ class ReflectionContext:
     trial: Trial
     fits: Callable[[str], bool]
     book: TrialBook
+    source: Literal["failure", "success"] = "failure"
+    refused: tuple[RefusedEdit, ...] = ()
+    memory: str = ""
 
 
 class Proposer(Protocol):
     """Suggests edits of a body.
 
-    `propose` returns at most `context.budget` proposals, best first, and an empty list when it has none. It is
-    deterministic given the context (its book included), reads nothing but the context, and proposes no edit that
-    `context.rejected` holds for the same body. Errors of `trial` (an exhausted budget) pass through.
+    `propose` returns at most `context.budget` proposals, best first, and none when it has none. It is deterministic
+    given the context (its book included), reads nothing but the context, and proposes no edit that `context.rejected`
+    holds for the same body. Errors of `trial` and of a chat model (an exhausted budget, an endpoint that is gone) pass
+    through; a reply that cannot be used does not raise: it is told in `notes`.
     """
 
-    def propose(self, context: ReflectionContext) -> list[Proposal]:
+    def propose(self, context: ReflectionContext) -> Reflection:
         """Edits worth putting before the gate."""
+        ...
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One training row under the previous epoch's document and under the present one."""
+
+    before: RolloutView
+    after: RolloutView
+
+    @property
+    def group(self) -> Literal["improved", "regressed", "failing", "solved"]:
+        """What became of the row from one epoch to the next."""
+        if self.before.passed == self.after.passed:
+            return "solved" if self.after.passed else "failing"
+        return "improved" if self.after.passed else "regressed"
+
+
+@dataclass(frozen=True)
+class ReviewContext:
+    """The end of an epoch: the present body, the slow section's text in it ("" for none yet), the compared rows, what was
+    accepted and rejected so far, and the notes kept until now."""
+
+    body: str
+    slow: str
+    compared: tuple[Comparison, ...]
+    accepted: tuple[Edit, ...]
+    rejected: tuple[RejectedEdit, ...]
+    memory: str
+
+
+class Review(BaseModel):
+    """What looking back gave: the new text of the slow section (None leaves it) and the new notes (None leaves them)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    slow: str | None = None
+    memory: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Editor(Protocol):
+    """Puts proposals together and looks back; deterministic given its arguments. Errors as for a `Proposer`.
+
+    `merge` returns at most as many proposals as it is given, without repeats, those from failures first, with the support
+    of the parts added up. `rank` returns the ones to apply, best first: at most `budget`, or, where `budget` is None, as
+    many as it thinks right. `review` is called once an epoch; an editor that never looks back returns
+    None. `looks_back` tells beforehand, so that nothing is rolled out for one that does not.
+    """
+
+    looks_back: bool
+
+    def merge(self, body: str, proposals: Sequence[Proposal], memory: str) -> list[Proposal]:
+        """Proposals of several reflections as one list."""
+        ...
+
+    def rank(self, body: str, proposals: Sequence[Proposal], budget: int | None, memory: str) -> list[Proposal]:
+        """The proposals to apply."""
+        ...
+
+    def review(self, context: ReviewContext) -> Review | None:
+        """What the last epoch teaches."""
         ...

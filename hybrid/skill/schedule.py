@@ -12,10 +12,13 @@ import math
 from hybrid.config.schema import EditBudgetConfig
 
 
-def edit_budget(step: int, total: int, config: EditBudgetConfig) -> int:
-    """Edits allowed at `step` (0 to `total` - 1) of `total`. Raises ValueError for a step outside."""
+def edit_budget(step: int, total: int, config: EditBudgetConfig) -> int | None:
+    """Edits allowed at `step` (0 to `total` - 1) of `total`; None where the proposer chooses. Raises ValueError for a step
+    outside."""
     if not 0 <= step < total:
         raise ValueError(f"step {step} is not one of {total}")
+    if config.schedule == "autonomous":
+        return None
     high, low, t = config.maximum, config.minimum, step / total
     if config.schedule == "linear":
         return round(high + (low - high) * t)

@@ -135,7 +135,7 @@ def test_the_uninterrupted_run_is_right_and_passes_every_kind_of_point(whole: Wh
     assert whole.paid == len(whole.left["rollouts"]) == whole.left["report"]["ledger"]["calls"]
     assert {
         "append.jsonl.before", "append.jsonl.after", "atomic.before-replace", "atomic.after-replace",
-        "stage.probe", "stage.improve", "stage.ship", "stage.verify", "stage.report",
+        "stage.probe", "stage.skill-step", "stage.improve", "stage.ship", "stage.verify", "stage.report",
     } == set(whole.points)  # fmt: skip
     assert len(whole.points) > 100
 

@@ -11,7 +11,7 @@ from fakes import FakeBackend, capability
 from scripted_world import World
 
 from hybrid.config.loader import load_config
-from hybrid.config.schema import Config
+from hybrid.config.schema import Config, EndpointProposerConfig
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import NOT_IDENTITY, identity_config, identity_fields
 
@@ -91,7 +91,10 @@ def test_every_leaf_is_part_of_the_identity_or_listed(config: Config) -> None:
 
 def test_what_is_listed_exists() -> None:
     """A renamed key must not leave a dead entry behind that frees nothing."""
-    dumped = configs()[0].model_dump(mode="json")
+    config = configs()[0]
+    proposer = EndpointProposerConfig(type="endpoint", url="http://localhost/v1", model="m")
+    skill = config.skill.model_copy(update={"proposer": proposer})
+    dumped = config.model_copy(update={"skill": skill}).model_dump(mode="json")
     for dotted in NOT_IDENTITY:
         part: Any = dumped
         for key in dotted.split("."):

@@ -35,7 +35,8 @@ from hybrid.pipeline.plan_cost import (
 )
 from hybrid.skill.proposer import OfflineProposer
 from hybrid.skill.reflection import RolloutView
-from hybrid.skill.skillopt import SkillTask, optimise
+from hybrid.skill.skillopt import optimise
+from hybrid.skill.task import SkillTask
 from hybrid.skill.vocabulary import parse_vocabulary
 
 SPLITS = {"train": 20, "search": 40, "confirm": 50, "test": 60, "variant": 30}
@@ -88,8 +89,10 @@ def test_training_is_counted_by_hand(tmp_path):
 def test_shipping_and_verifying_are_counted_by_hand():
     sizes = Sizes(20, 40, 50, 60, 30, others=(100, 10))
     two = Estimate(typical=1, upper=2)
-    assert total(ship_calls(sizes, two)) == Estimate(typical=80 * 2, upper=80 * 3)
-    assert total(ship_calls(sizes, Estimate(typical=0, upper=0))).upper == 0
+    none, one = Estimate(typical=0, upper=0), Estimate(typical=1, upper=1)
+    assert total(ship_calls(sizes, two, none, 4)) == Estimate(typical=80 * 2, upper=80 * 3)
+    assert total(ship_calls(sizes, none, none, 4)).upper == 0
+    assert row(ship_calls(sizes, two, one, 4), "worth of edits").upper == 4 * 50
     found = verify_calls(sizes, two, collateral_examples=48)
     assert total(found) == Estimate(typical=120, upper=30 + 60 * 3 + 2 * 58)
 
@@ -254,7 +257,7 @@ def test_an_optimisation_stays_within_the_upper_bound(epochs):
     sizes = Sizes(40, 48, 0, 0, 0, drafts=4 + 3, topics=5, topics_per_row=2)
     rows = skill_calls(config, 8, sizes)
     on_search = sum(e.startswith("search") for _, e in paid)
-    assert on_search <= sum(row(rows, w).upper for w in ("start on search", "races", "deletion pass"))
+    assert on_search <= sum(row(rows, w).upper for w in ("start on search", "gate", "deletion pass"))
     assert len(paid) <= total(rows).upper
 
 

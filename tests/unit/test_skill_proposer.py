@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from test_skill_world import OPS, VOCABULARY, World, vocabulary, world
@@ -33,7 +34,13 @@ class Bench:
         self.scores += len(bodies) * len(examples)
         return [[v.value for v in self.w.measure(b, examples, "train")] for b in bodies]
 
-    def context(self, budget: int = 4, rejected: Sequence[RejectedEdit] = (), failures: int = 8) -> ReflectionContext:
+    def context(
+        self,
+        budget: int = 4,
+        rejected: Sequence[RejectedEdit] = (),
+        failures: int = 8,
+        source: Literal["failure", "success"] = "failure",
+    ) -> ReflectionContext:
         views = self.w.measure(self.body, self.train, "train")
         return ReflectionContext(
             body=self.body,
@@ -45,11 +52,13 @@ class Bench:
             trial=self.trial,
             fits=lambda body: len(body.split()) <= self.cap,
             book=self.book,
+            source=source,
         )
 
 
 def propose(bench: Bench, proposer: OfflineProposer | None = None, **options: object) -> list[Proposal]:
-    return (proposer or OfflineProposer(vocabulary(), 4, 0)).propose(bench.context(**options))  # type: ignore[arg-type]
+    context = bench.context(**options)  # type: ignore[arg-type]
+    return list((proposer or OfflineProposer(vocabulary(), 4, 0)).propose(context).proposals)
 
 
 def edits(proposals: Sequence[Proposal]) -> set[Edit]:
@@ -123,6 +132,16 @@ def test_duplicates_are_merged_and_gain_nothing() -> None:
     assert [(p.edit, p.expected_gain, p.source) for p in found] == [
         (Delete(target=body.split("\n")[0]), 0.0, "success")
     ]
+
+
+def test_a_look_at_successes_merges_duplicates_and_pays_nothing() -> None:
+    bench = Bench(world(3), "rule Kar: @rev.\nrule Kar: @rev.\n")
+    found = OfflineProposer(vocabulary(), 4, 0).propose(bench.context(source="success"))
+    assert [p.edit for p in found.proposals] == [Delete(target="rule Kar: @rev.")] and found.labels == ()
+    assert propose(Bench(world(3)), source="success") == []
+    assert bench.scores == 0
+    gone = [RejectedEdit(before=body_hash(bench.body), edit=Delete(target="rule Kar: @rev."), verdict=NO)]
+    assert propose(bench, source="success", rejected=gone) == []
 
 
 def test_what_the_gate_refused_on_this_body_or_twice_on_any_is_not_proposed_again() -> None:

@@ -16,12 +16,13 @@ from hybrid.config.schema import EditBudgetConfig, SearchGateConfig
 from hybrid.errors import BudgetExhausted
 from hybrid.evidence.race import Race
 from hybrid.skill.edits import Append, Delete
+from hybrid.skill.evidence_editor import aggregate
 from hybrid.skill.proposer import OfflineProposer
 from hybrid.skill.prune import Check, prune
 from hybrid.skill.record import SkillResult
-from hybrid.skill.reflection import Proposal, ReflectionContext, body_hash
+from hybrid.skill.reflection import Proposal, Reflection, ReflectionContext, body_hash
 from hybrid.skill.schedule import edit_budget
-from hybrid.skill.skillopt import aggregate, optimise
+from hybrid.skill.skillopt import optimise
 
 
 def lines(body: str) -> set[str]:
@@ -134,11 +135,15 @@ class Scripted:
         self.rounds = list(rounds)
         self.seen: list[ReflectionContext] = []
 
-    def propose(self, context: ReflectionContext) -> list[Proposal]:
+    def propose(self, context: ReflectionContext) -> Reflection:
         self.seen.append(context)
         made = self.rounds.pop(0) if self.rounds else []
         edits = [(Delete(target=c[1:]) if c.startswith("-") else Append(content=c), s) for c, s in made]
-        return [Proposal(edit=e, support=s, source="failure", rationale="r", expected_gain=1.0) for e, s in edits]
+        return Reflection(
+            proposals=tuple(
+                Proposal(edit=e, support=s, source="failure", rationale="r", expected_gain=1.0) for e, s in edits
+            )
+        )
 
 
 def test_a_rejected_bundle_is_tried_edit_by_edit_and_the_memory_is_shown() -> None:

@@ -16,7 +16,7 @@ from hybrid.capability.types import Example, Split
 from hybrid.config.schema import EditBudgetConfig, SearchGateConfig, SkillConfig
 from hybrid.skill.proposer import OfflineProposer
 from hybrid.skill.reflection import Proposer, RolloutView
-from hybrid.skill.skillopt import SkillTask
+from hybrid.skill.task import SkillTask
 from hybrid.skill.vocabulary import Vocabulary, parse_vocabulary
 
 LETTERS = "abcdefghij"
