@@ -1,7 +1,9 @@
 """Train a member of the reference model family from scratch on the CPU and save it as an ordinary transformers folder.
 
     python scripts/train_reference.py --out hybrid/assets/reference-model --log docs/reference-model-training.log
-    python scripts/train_reference.py --layers 3 --width 96 --seed 1 --out /tmp/small     # a smaller sibling
+    python scripts/train_reference.py --layers 3 --width 96 --seed 1 --out runs/small     # a smaller member
+    python scripts/train_reference.py --layers 4 --start-from hybrid/assets/reference-model --steps 1200 \
+        --learning-rate 1e-3 --seed 1 --out runs/sibling                                  # a block less, healed
 
 Every number comes from the seed: data, initial weights and order. The loss is taken on answers alone (after the query, up
 to and including ``;``). The document length grows over the first part of training, since looking one line up is learnt
@@ -147,8 +149,51 @@ def evaluate(
     return scores
 
 
-def main() -> None:
-    """Parse, train, save, and write the log."""
+class Log:
+    """Rows as JSON lines, printed and kept in a file that is always whole."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.lines: list[str] = []
+        self.started = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        """Since the start."""
+        return round((time.monotonic() - self.started) / 60, 2)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row."""
+        self.lines.append(json.dumps(row))
+        print(self.lines[-1], flush=True)
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+
+
+def start_from(model: LlamaForCausalLM, folder: Path) -> None:
+    """Copy the weights of a member of the same width; a member with more blocks gives its first ones and its last."""
+    source = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    last, of = model.config.num_hidden_layers - 1, source.config.num_hidden_layers - 1
+    state = source.state_dict()
+    kept = {key: value for key, value in state.items() if ".layers." not in key}
+    for block in range(last + 1):
+        prefix = f"model.layers.{of if block == last else block}."
+        kept |= {f"model.layers.{block}.{k[len(prefix) :]}": v for k, v in state.items() if k.startswith(prefix)}
+    model.load_state_dict(kept)
+
+
+def optimizer_for(model: LlamaForCausalLM, rate: float) -> torch.optim.Optimizer:
+    """AdamW that decays matrices alone."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path)
@@ -156,6 +201,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--recall-steps", type=int, default=1500, help="steps of look-up practice before the language")
+    parser.add_argument("--start-from", type=Path, help="a member whose weights to begin with, instead of practice")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
@@ -164,43 +210,28 @@ def main() -> None:
     parser.add_argument(
         "--no-compile", action="store_true", help="skip torch.compile (about three times slower on a CPU)"
     )
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer()
-    model = build_model(args.layers, args.width, len(language.vocabulary()))
-    model.set_attn_implementation("eager")
-    if (
-        not args.no_compile
-    ):  # the step is bound by elementwise work; fusing it per block makes training 1.5 to 2.5 times faster
-        for layer in model.model.layers:
-            layer.compile(dynamic=False)
+    return parser.parse_args()
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Weights in float16 and the tokenizer."""
+    model.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def train(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, log: Log) -> None:
+    """All steps. The rate warms up for 200 and falls by a cosine; document lengths grow unless the member was one before."""
     batches = Batches(tokenizer, args.seed, args.rows, args.queries)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.1}, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}],
-        lr=args.learning_rate, betas=(0.9, 0.98),
-    )  # fmt: skip
-    lines: list[str] = []
-
-    def log(row: dict[str, Any]) -> None:
-        lines.append(json.dumps(row))
-        print(lines[-1], flush=True)
-        if args.log:
-            args.log.parent.mkdir(parents=True, exist_ok=True)
-            args.log.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    log({"parameters": model.num_parameters(), **{k: str(v) for k, v in vars(args).items() if k not in ("out", "log")}})
-    started, running, recalled = time.monotonic(), 0.0, 0.0
+    optimizer = optimizer_for(model, args.learning_rate)
+    practice = 0 if args.start_from else args.recall_steps
+    running, recalled = 0.0, 0.0
     for step in range(args.steps):
         progress = step / args.steps
-        rate = (
-            args.learning_rate * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        )
+        rate = args.learning_rate * min(1.0, (step + 1) / 200) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        most_lines = 3 + int(min(1.0, progress / 0.4) * 5)
-        practising = step < args.recall_steps or (progress < 0.5 and step % 5 == 0)
+        most_lines = 8 if args.start_from else 3 + int(min(1.0, progress / 0.4) * 5)
+        practising = step < practice or (progress < 0.5 and step % 5 == 0)
         ids, labels = batches.recall() if practising else batches.language(most_lines)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = model(input_ids=ids, labels=labels, use_cache=False)
@@ -215,15 +246,33 @@ def main() -> None:
         running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if (step + 1) % 100 == 0:
             row = {"step": step + 1, "loss": round(running, 4), "rate": round(rate, 6), "most_lines": most_lines}
-            log({**row, "recall": round(recalled, 3), "minutes": round((time.monotonic() - started) / 60, 2)})
+            log.write({**row, "recall": round(recalled, 3), "minutes": log.minutes})
         if (step + 1) % 500 == 0:
-            log({"step": step + 1, "greedy": evaluate(uncompiled(model), tokenizer, seed=10_000)})
-            uncompiled(model).half().save_pretrained(args.out)
-            tokenizer.save_pretrained(args.out)
+            log.write({"step": step + 1, "greedy": evaluate(uncompiled(model), tokenizer, seed=10_000)})
+            save(uncompiled(model), tokenizer, args.out)
+
+
+def main() -> None:
+    """Set up, train, save, and write the log."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(args.layers, args.width, len(language.vocabulary()))
+    if args.start_from:
+        start_from(model, args.start_from)
+    model.set_attn_implementation("eager")
+    if not args.no_compile:
+        # The step is bound by elementwise work; fusing it per block makes training 1.5 to 2.5 times faster.
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
+    log = Log(args.log)
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("out", "log")}
+    log.write({"parameters": model.num_parameters(), **settings})
+    train(args, model, tokenizer, log)
     final = uncompiled(model)
-    log({"final": evaluate(final, tokenizer, seed=20_000), "minutes": round((time.monotonic() - started) / 60, 2)})
-    final.half().save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
+    log.write({"final": evaluate(final, tokenizer, seed=20_000), "minutes": log.minutes})
+    save(final, tokenizer, args.out)
 
 
 if __name__ == "__main__":

@@ -327,7 +327,8 @@ class SkillConfig(Section):
     """`honest` races edits on `search`; `skillopt` is the published algorithm, with its strict gate."""
     epochs: int = Field(default=2, ge=1, le=64)
     batch: int = Field(default=32, ge=1)
-    """Training rows rolled out per step."""
+    """Training rows rolled out per step. `honest` stops at the first minibatch of failures where the proposer tries nothing
+    itself: it would look at no more of them."""
     accumulation: int = Field(default=1, ge=1, le=64)
     """Batches per step."""
     minibatch: int = Field(default=8, ge=1)
@@ -349,8 +350,8 @@ class SkillConfig(Section):
     """Let a proposer that can keep notes for itself from epoch to epoch; they are never part of the document."""
     parents: int = Field(default=1, ge=1, le=8)
     """Documents kept as starting points: more than one keeps a per-example Pareto front."""
-    screen: int = Field(default=8, ge=0)
-    """Failing training rows on which an edit has to mend something before it is raced; 0 leaves this out."""
+    screen: int = Field(default=4, ge=0)
+    """Training rows on which an edit that was never tried has to mend something before it is raced; 0 leaves this out."""
     max_tokens: int = Field(default=1024, ge=16)
     """Cap of the document's body, in the model's tokens."""
     attribution: int = Field(default=4, ge=0)
@@ -458,11 +459,11 @@ class WeightsConfig(Section):
 class SearchGateConfig(Section):
     """The lenient gate inside an improver. It may look at `search` as often as it likes."""
 
-    part: int = Field(default=32, ge=4)
+    part: int = Field(default=16, ge=4)
     """Examples per part of a race; a challenger that falls behind the incumbent after a part is dropped."""
     margin: float = Field(default=0.0, ge=0, le=1)
     """A challenger must be better by more than this at the end of the race."""
-    early_p: float = Field(default=0.05, gt=0, lt=0.5)
+    early_p: float = Field(default=0.1, gt=0, lt=0.5)
     """A challenger whose sign test falls below this after two parts is accepted without the rest."""
 
 

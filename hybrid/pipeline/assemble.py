@@ -5,6 +5,7 @@ Does not: draw (see `hybrid.report`).
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -62,6 +63,7 @@ def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_s
                 "identity": _identity(fields),
                 "model": info.fingerprint,
                 **{f"data/{c.name}": c.fingerprint() for c in session.capabilities},
+                **_shipped_skills(session),
             },
         ),
     )
@@ -365,6 +367,16 @@ def _proposer_cost(session: Session) -> r.ProposerCost | None:
         tokens_out=spent.tokens_out,
         usd=spent.usd if priced else None,
     )
+
+
+def _shipped_skills(session: Session) -> dict[str, str]:
+    """sha256 (hex) of every SKILL.md that shipped, front matter included, so that an export can tell a changed one."""
+    found = {}
+    for capability in session.capabilities:
+        path = session.folder.path / "skills" / capability.name / "SKILL.md"
+        if path.is_file():
+            found[f"skill/{capability.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def _identity(path: Any) -> str:

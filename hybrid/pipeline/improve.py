@@ -26,6 +26,7 @@ from hybrid.skill.edits import apply
 from hybrid.skill.evidence_metadata import GateEvidence, stamp
 from hybrid.skill.guards import Guards, pattern_texts
 from hybrid.skill.leakguard import leaks
+from hybrid.skill.library import portable_text
 from hybrid.skill.record import SkillResult
 from hybrid.skill.reflection import FailureLabel, ReflectionContext, RolloutView, TrialBook
 from hybrid.skill.skillopt import optimise
@@ -233,6 +234,6 @@ def keep_placed(
     shutil.rmtree(adapter, ignore_errors=True)
     if placed is not None and placed.skill and document is not None and verdict is not None:
         evidence = GateEvidence.of(verdict, session.backend.info().fingerprint, "confirm")
-        write_text(skill, stamp(document, evidence, seed_document(session, capability)).render())
+        write_text(skill, portable_text(stamp(document, evidence, seed_document(session, capability))))
     if placed is not None and placed.adapter is not None:
         shutil.copytree(placed.adapter.path, adapter)

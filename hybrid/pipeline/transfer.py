@@ -10,7 +10,6 @@ Does not: change a document, a placement or the run, or measure adapters (an ada
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,60 +25,37 @@ from hybrid.backends import rendering
 from hybrid.backends.base import Backend
 from hybrid.backends.build import build_backend
 from hybrid.backends.transformers_files import Translating
-from hybrid.capability.sources import load_capability
 from hybrid.capability.types import Capability, Split
-from hybrid.config.loader import LoadedConfig, load_config, resolved_json
+from hybrid.config.loader import resolved_json
 from hybrid.config.schema import ModelConfig, ScriptedBackendConfig
-from hybrid.errors import BackendError, DataError, EndpointError, RunFolderError, UsageError
+from hybrid.errors import BackendError, EndpointError, RunFolderError, UsageError
 from hybrid.evidence.compose import compose
 from hybrid.evidence.rollouts import judge_of, rollout_key, sample_seed
 from hybrid.evidence.types import Candidate, Measurement, Rollout
 from hybrid.pipeline.session import OnEvent, Session, open_session
 from hybrid.pipeline.training import cache_folder
+from hybrid.pipeline.transfer_source import (
+    Document,
+    Source,
+    choose_model,
+    find_documents,
+    load_capabilities,
+    read_source,
+    refuse_link,
+)
 from hybrid.probe.profile import irrelevant_text
 from hybrid.report import transfer_text as t
 from hybrid.report.parts import LedgerTotals, ModelFacts
-from hybrid.report.render import report_path
-from hybrid.report.schema import Report, load_report
-from hybrid.skill.document import parse
 from hybrid.skill.leakguard import leaks
 from hybrid.store.atomic import write_text
 from hybrid.store.faults import faultpoint
 from hybrid.store.folder import RunFolder
 from hybrid.store.records import RecordLog
 
-FREE = ("budget", "backend.batch_size", "model.threads")
-"""Keys of the run's configuration that `--set` may change for a transfer: none changes what is measured."""
 UNREADABLE = 0.1
 """Largest share of a document's visible characters that a tokenizer may not know."""
 SPLITS: tuple[Split, ...] = ("test", "variant")
 WHAT = {"run": "the run", "model": "dtype or device", "reading": "chat or separator", "code": "the version of hybrid"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A finished run: its configuration, its report, its identity and the identity's fields."""
-
-    path: Path
-    loaded: LoadedConfig
-    report: Report
-    identity: str
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document of the run. `path` is relative to the run folder; `shipped` tells SKILL.md from an optimised version."""
-
-    name: str
-    path: str
-    body: str
-    shipped: bool
-
-    @property
-    def sha256(self) -> str:
-        """Of the body."""
-        return hashlib.sha256(self.body.encode()).hexdigest()
 
 
 @dataclass
@@ -156,76 +132,6 @@ def transfer_to(
     return _transfer(source, built, model, everything, on_event)
 
 
-def read_source(run_dir: Path, overrides: Sequence[str] = ()) -> Source:
-    """The run, checked. `overrides` (`key=value`) may set the budget, the batch size and the threads."""
-    file = run_dir / "run.json"
-    if not file.is_file():
-        raise UsageError(f"{run_dir} is not a run folder: it has no run.json; name the folder given to --out")
-    for key in (override.partition("=")[0].strip() for override in overrides):
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE):
-            raise UsageError(
-                f"--set {key}: a transfer measures what the run measured; only {', '.join(FREE)} can be set"
-            )
-    report = load_report(report_path(run_dir))
-    loaded = load_config(run_dir / "config.resolved.json", overrides)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        fields = {**found["fields"], "data": dict(found["fields"]["data"])}
-        source = Source(run_dir, loaded, report, str(found["identity"]), fields)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(f"{file} cannot be read ({error}); restore it from a copy") from None
-    unreported = {c.name for c in loaded.config.capabilities} - {c.name for c in report.capabilities}
-    if unreported:
-        raise RunFolderError(f"{run_dir}: the report says nothing of {min(unreported)}; restore the folder from a copy")
-    return source
-
-
-def choose_model(source: Source, path: str, settings: Mapping[str, Any]) -> ModelConfig:
-    """The other model's section. `settings` are keys of `model`; those absent or None are the run's, where they can apply.
-
-    The run's revision applies to its own model alone, its GGUF name where the folder has such a file. `end_of_answer`
-    "" means the model's own end token.
-    """
-    own = source.loaded.config.model
-    local = Path(path).absolute()
-    here = str(local) if path != "reference" and local.exists() else path
-    gguf = own.gguf_file if own.gguf_file is not None and (local / own.gguf_file).is_file() else None
-    given = {key: value for key, value in settings.items() if value is not None}
-    if given.get("end_of_answer") == "":
-        given["end_of_answer"] = None
-    revision = own.revision if here == own.path else None
-    return own.model_copy(update={"path": here, "gguf_file": gguf, "revision": revision, **given})
-
-
-def find_documents(source: Source) -> list[Document]:
-    """Every document of the run, in the order of its capabilities: what shipped, else the newest optimised version.
-
-    A capability whose document was never changed has none. Raises DataError for one that cannot be parsed.
-    """
-    found = []
-    for settings in source.loaded.config.capabilities:
-        folder = source.path / "skills" / settings.name
-        if (folder / "SKILL.md").is_file():
-            found.append(_read_document(source, settings.name, folder / "SKILL.md"))
-            continue
-        versions = sorted(p for p in (folder / "versions").glob("*.md") if p.stem.isdigit())
-        read = [_read_document(source, settings.name, path) for path in versions[:1] + versions[-1:]]
-        if read and read[-1].body.strip() and read[-1].body != read[0].body:
-            found.append(read[-1])
-    return found
-
-
-def _read_document(source: Source, name: str, path: Path) -> Document:
-    _refuse_link(path)
-    body = parse(path.read_text(encoding="utf-8"), str(path)).body
-    return Document(name, path.relative_to(source.path).as_posix(), body, path.name == "SKILL.md")
-
-
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
-        raise RunFolderError(f"{path} is a symbolic link; a run folder holds its own files: replace it by a copy")
-
-
 def _wanted(source: Source, everything: bool, earlier: frozenset[str]) -> tuple[list[Document], list[Document]]:
     """(documents to measure, all documents). `earlier` were measured on this model before and stay in its report."""
     every = find_documents(source)
@@ -241,10 +147,10 @@ def _transfer(
 ) -> tuple[t.TransferReport, Path]:
     info = backend.info()
     path = source.path / "transfers" / info.fingerprint[:12]
-    _refuse_link(path.parent)
+    refuse_link(path.parent)
     opened = [e["data"] for e in RecordLog(path / "events.jsonl").read() if e["kind"] == "split.opened"]
     wanted, every = _wanted(source, everything, frozenset(str(d["capability"]) for d in opened))
-    capabilities = _load_capabilities(source, wanted)
+    capabilities = load_capabilities(source, wanted)
     loaded = replace(source.loaded, config=source.loaded.config.model_copy(update={"model": model}))
     fields = {
         "run": source.identity,
@@ -282,23 +188,6 @@ def _refuse_other(file: Path, fields: Mapping[str, Any]) -> None:
             f"{file.parent} was measured with another state of: {', '.join(differing)}; test is opened once per run and "
             "model: repeat it as it was, or delete that folder to measure again"
         )
-
-
-def _load_capabilities(source: Source, wanted: Sequence[Document]) -> tuple[Capability, ...]:
-    """The capabilities of the documents, with the run's data. Raises DataError, and RunFolderError when they changed."""
-    settings, resolve = {c.name: c for c in source.loaded.config.capabilities}, source.loaded.resolve
-    known, out = source.fields["data"], []
-    for name in (d.name for d in wanted):
-        capability, problems = load_capability(settings[name], resolve, source.loaded.config.seed)
-        if capability is None:
-            raise DataError(problems)
-        if known.get(name) != capability.fingerprint():
-            raise RunFolderError(
-                f"{name}: the data at {settings[name].source.path}, or what grades them, changed since the run; a transfer "
-                "needs the same examples: restore them, or run again"
-            )
-        out.append(capability)
-    return tuple(out)
 
 
 def _finished(path: Path, wanted: Sequence[Document]) -> t.TransferReport | None:

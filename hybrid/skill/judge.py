@@ -21,12 +21,15 @@ from hybrid.skill.reflection import RolloutView
 from hybrid.skill.relevance import about, edit_text
 from hybrid.skill.task import SkillTask
 
+_RIGHT = 1 - 1e-9
+
 
 class Judge:
-    """The verdicts of one optimisation. The same bodies and rows always get the same verdict."""
+    """The verdicts of one optimisation. The same bodies and rows in the same `epoch` always get the same verdict."""
 
     def __init__(self, task: SkillTask) -> None:
         self.task = task
+        self.epoch = 0
 
     def scores(self, body: str, rows: Sequence[Example], split: Split) -> list[float]:
         """Scores of a body, paid for once."""
@@ -42,23 +45,27 @@ class Judge:
         return self._race(incumbent, challenger, edits)
 
     def screen(self, body: str, changed: str, edit: Edit, failures: Sequence[RolloutView]) -> Verdict | None:
-        """Reject an edit that mends none of a few failing training rows; None lets it go on to the gate.
+        """Reject an edit that mends none of a few training rows; None lets it go on to the gate.
 
-        The rows are those that the edit is about, as far as its words tell, then others in their order. Every rollout
-        is on `train`, so that `search` is asked about edits that do something.
+        Rows that the edit is about come first, from all of `train`, failures of this step before others; where it is about
+        none, or none of them fails under `body`, other failures of this step are asked. Every rollout is on `train`, so
+        that `search` is asked about edits that do something.
         """
         count = self.task.config.screen
         if count == 0 or not failures:
             return None
-        rows = [view.example for view in failures]
-        relevant = about(edit_text([edit]), rows)
-        chosen = [*relevant, *(i for i in range(len(rows)) if i not in set(relevant))][:count]
-        before = [failures[i].value for i in chosen]
-        after = self.scores(changed, [rows[i] for i in chosen], "train")
+        failed = {view.example.id for view in failures}
+        train = self.task.train
+        near = sorted(about(edit_text([edit]), train), key=lambda i: train[i].id not in failed)
+        rows, kind = [train[i] for i in near[:count]], "training rows that it is about"
+        before = self.scores(body, rows, "train")
+        if not any(value < _RIGHT for value in before):
+            rows, kind = [view.example for view in failures][:count], "failing training rows"
+            before = self.scores(body, rows, "train")
+        after = self.scores(changed, rows, "train")
         if any(b > a for a, b in zip(before, after, strict=True)):
             return None
-        kind = "failing training rows that it is about" if relevant else "failing training rows"
-        return _told("reject", f"mends none of {len(chosen)} {kind}", paired_differences(before, after))
+        return _told("reject", f"mends none of {len(rows)} {kind}", paired_differences(before, after))
 
     def _strict(self, incumbent: str, challenger: str) -> Verdict:
         rows = self.task.search
@@ -68,9 +75,10 @@ class Judge:
         return _told("accept" if better else "reject", reason, paired_differences(before, after))
 
     def _race(self, incumbent: str, challenger: str, edits: Sequence[Edit]) -> Verdict:
-        """Each pair of bodies has its own seeded order of the examples, those that the edits are about first."""
+        """One seeded order of the examples for all races of an epoch, so that what is known of an incumbent serves them all;
+        those that the edits are about come first."""
         search = self.task.search
-        order = hashlib.sha256(f"{self.task.seed}\n{incumbent}\0{challenger}".encode()).digest()
+        order = hashlib.sha256(f"{self.task.seed}\n{self.epoch}".encode()).digest()
         first = about(edit_text(edits), search)
         race = Race(len(search), self.task.gate, int.from_bytes(order[:4], "big"), first)
         while (part := race.next_part()) is not None:

@@ -25,6 +25,8 @@ class ModelProposer:
     chat model pass through. Raises ValueError for a cap below 20,000 characters, which leaves no room for rows.
     """
 
+    tries = False
+
     def __init__(
         self,
         chat: ChatModel,

@@ -42,6 +42,8 @@ class OfflineProposer:
     Holds no state of its own: what trials showed is kept in the context's book, so one instance can serve many runs.
     """
 
+    tries = True
+
     def __init__(self, vocabulary: Vocabulary, trials: int, seed: int) -> None:
         if trials < 1:
             raise ValueError(f"trials must be at least 1, not {trials}")

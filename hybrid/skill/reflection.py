@@ -157,8 +157,11 @@ class Proposer(Protocol):
     `propose` returns at most `context.budget` proposals, best first, and none when it has none. It is deterministic
     given the context (its book included), reads nothing but the context, and proposes no edit that `context.rejected`
     holds for the same body. Errors of `trial` and of a chat model (an exhausted budget, an endpoint that is gone) pass
-    through; a reply that cannot be used does not raise: it is told in `notes`.
+    through; a reply that cannot be used does not raise: it is told in `notes`. `tries` tells whether it tries its edits
+    itself, through `context.trial`; one that does not is shown fewer rollouts, and its edits are screened.
     """
+
+    tries: bool
 
     def propose(self, context: ReflectionContext) -> Reflection:
         """Edits worth putting before the gate."""

@@ -7,6 +7,7 @@ honesty. Does not: look at references, completions or scores.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ from hybrid.skill.edits import Edit
 
 COMMON = 0.5
 """A word that stands in at least this share of the prompts tells nothing about any of them."""
+NEAREST = 0.5
+"""Prompts with less than this share of the best prompt's weight are not what the text is about."""
 _WORD = re.compile(r"\w+")
 
 
@@ -32,13 +35,15 @@ def edit_text(edits: Iterable[Edit]) -> str:
 
 
 def about(text: str, examples: Sequence[Example]) -> list[int]:
-    """Positions of the examples that share a telling word with `text`, those with the most such words first.
+    """Positions of the examples that a text is about, the nearest first.
 
-    A word tells when it stands in at least one and in less than half of the prompts. An empty list means that the text
-    is about no example in particular.
+    A prompt weighs the sum of log(n / prompts with the word) over the rare words that it shares with the text (inverse
+    document frequency, Sparck Jones 1972); rare means in less than half of the prompts. Those with at least half of
+    the largest weight are meant. An empty list: the text is about no example in particular.
     """
     prompts = [words(e.prompt_text) for e in examples]
     seen = Counter(word for prompt in prompts for word in prompt)
-    telling = {w for w in words(text) if 0 < seen[w] < COMMON * len(examples)}
-    shared = [(-len(telling & prompt), i) for i, prompt in enumerate(prompts)]
-    return [i for count, i in sorted(shared) if count < 0]
+    telling = {w: math.log(len(prompts) / seen[w]) for w in words(text) if 0 < seen[w] < COMMON * len(prompts)}
+    weights = [math.fsum(sorted(telling[w] for w in prompt & telling.keys())) for prompt in prompts]
+    least = NEAREST * max(weights, default=0.0)
+    return [i for _, i in sorted((-weight, i) for i, weight in enumerate(weights) if weight > 0 and weight >= least)]

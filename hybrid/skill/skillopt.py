@@ -89,6 +89,7 @@ class _Loop:
         self.refused: list[RefusedEdit] = []
         self.book = TrialBook()
         self.memory = ""
+        self.reviewed: str | None = None
         rows = sorted(task.search, key=lambda e: e.id)
         self._rng("front").shuffle(rows)
         self.front = Front(
@@ -100,20 +101,23 @@ class _Loop:
         config, train = self.task.config, self.task.train
         if not train or not self.task.search:
             return "no examples in `train` or in `search`"
-        rows_per_step = config.batch * config.accumulation
-        per_epoch = -(-len(train) // rows_per_step)
+        total = config.epochs * len(train)
         before = self.body
         for epoch in range(config.epochs):
             rows = sorted(train, key=lambda e: e.id)
             self._rng("epoch", epoch).shuffle(rows)
-            for index in range(per_epoch):
-                batch = rows[index * rows_per_step : (index + 1) * rows_per_step]
-                record = self._step(epoch * per_epoch + index, config.epochs * per_epoch, epoch, batch)
-                self.history.append(record)
-                self.task.on_progress(record)
-            steps = self.history[-per_epoch:]
-            if epoch > 0:
+            self.judge.epoch = epoch
+            steps: list[StepRecord] = []
+            while rows:
+                batch, rows = self._batch(rows)
+                done = epoch * len(train) + len(train) - len(rows) - len(batch)
+                steps.append(self._step(len(self.history), done, total, epoch, batch))
+                self.history.append(steps[-1])
+                self.task.on_progress(steps[-1])
+            # Nothing new to learn from a document that was looked back on already; the published algorithm asks all the same.
+            if epoch > 0 and (config.method == "skillopt" or self.body != self.reviewed):
                 self._look_back(epoch, before)
+                self.reviewed = self.body
             self._join_parents()
             if config.reflects_on == "failures" and not any(s.failed for s in steps):
                 return f"no failures in epoch {epoch + 1}"
@@ -121,6 +125,23 @@ class _Loop:
                 return f"no proposals in epoch {epoch + 1}"
             before = self.body
         return "all epochs done"
+
+    def _batch(self, rows: list[Example]) -> tuple[list[Example], list[Example]]:
+        """The rows of the next step, and those left for later steps.
+
+        Where an untried edit has to show something on rows of its own, more failures than one reflection looks at are of
+        no use: rows are rolled out a minibatch at a time until a minibatch of failures is there.
+        """
+        config = self.task.config
+        most = config.batch * config.accumulation
+        if config.method != "honest" or self.task.proposer.tries:
+            return rows[:most], rows[most:]
+        size, failed, taken = config.minibatch, 0, 0
+        while failed < size and taken < min(most, len(rows)):
+            views = self.task.measure(self.body, rows[taken : min(taken + size, most)], "train")
+            failed += sum(not view.passed for view in views)
+            taken += len(views)
+        return rows[:taken], rows[taken:]
 
     def checks(self) -> tuple[Check, Check]:
         """What a shorter body must keep up: scores on `search`, and on a few batches of training rows."""
@@ -158,11 +179,12 @@ class _Loop:
         if not self.task.guard(both, best) and self.judge.gate(best, both, ()).decision == "accept":
             self._adopt(both)
 
-    def _step(self, step: int, total: int, epoch: int, batch: Sequence[Example]) -> StepRecord:
+    def _step(self, step: int, done: int, total: int, epoch: int, batch: Sequence[Example]) -> StepRecord:
+        """One step after `done` of `total` rows, which the edit budget falls with."""
         if self.task.config.parents > 1:
             self.body = self.front.choose(self._rng("parent", step))
         before = body_hash(self.body)
-        budget = edit_budget(step, total, self.task.config.edits)
+        budget = edit_budget(done, total, self.task.config.edits)
         views = self.task.measure(self.body, batch, "train")
         failures = [v for v in views if not v.passed]
         successes = tuple(v for v in views if v.passed)

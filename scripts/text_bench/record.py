@@ -20,9 +20,9 @@ from text_bench.target import Count, Target, shown
 from text_bench.world import PoolEdit, World
 
 
-def record(name: str, method: Method, world: World, target: Target, null: bool, most: int) -> dict[str, Any]:
+def record(name: str, method: Method, world: World, target: Target, most: int) -> dict[str, Any]:
     """Run a method and judge what it left. `most` caps its rollouts."""
-    edits = world.null_pool if null else world.pool
+    edits = world.pool
     run = Run(world, target, Count(most), Proposals(edits))
     began = time.monotonic()
     method(run)
@@ -34,7 +34,7 @@ def record(name: str, method: Method, world: World, target: Target, null: bool, 
     return {
         "method": name,
         "seed": world.seed,
-        "null": null,
+        "null": world.null,
         "rollouts": run.count.spent,
         "by": run.count.by,
         "ship_rollouts": run.ship_rollouts,

@@ -141,7 +141,7 @@ def part(found: Sequence[dict[str, Any]], which: str, truth: str) -> str:
 
 
 def nulls(records: Records) -> str:
-    """Pools in which no edit is worth anything."""
+    """Worlds in which no edit is worth anything."""
     head = ["method", "search changed the document", "ships", "ends below its start", "beyond the interval", "rollouts"]
     rows = [
         [
@@ -154,7 +154,7 @@ def nulls(records: Records) -> str:
         ]
         for name, found in records.items()
     ]
-    return "### Pools of null edits\n\n" + table(head, rows)
+    return "### Null worlds: no edit is worth anything\n\n" + table(head, rows)
 
 
 def number(value: float) -> str:

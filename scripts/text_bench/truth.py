@@ -28,7 +28,8 @@ def truth_table(worlds: Sequence[tuple[World, Target]]) -> str:
         for name, document in documents.items():
             scores = target.scores(document, rows)
             ends[name].append(sum(scores) / len(scores))
-        for under, document in (("start", world.start), ("right", world.right)):
+        for under in ("start",) if world.null else ("start", "right"):
+            document = documents[under]
             before = target.scores(document, rows)
             for edit in world.pool:
                 if not edit.fits(document.split("\n")):

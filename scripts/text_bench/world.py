@@ -8,9 +8,12 @@ every right line is worth about a thirteenth of the score. Each edit's truth hol
   every answer has the wrong layout;
 - neutral: adds a line about a name that is never asked, or a short remark.
 
-Neutral means that no answer depends on the edit. It does not mean that no answer changes. One row in ten asks for a mark,
-whose meaning no document can tell; names without a line are guessed as well; and any line may change a guess. That is the
-noise that gates have to live with; `truth.py` measures it.
+Neutral means that no right answer depends on the edit. It does not mean that no answer changes. One row in ten asks for a
+mark, whose meaning no document can tell and whose right answer is drawn by lot; names without a line are guessed as well;
+and any line may change a guess. That is the noise that gates have to live with; `truth.py` measures it.
+
+A null world has the same start and asks for the same names, but every row about a name without a line has a right answer
+drawn by lot, and its pool has neutral edits alone: no document is better than the start, whatever guesses it leads to.
 Does not: ask a model, or know of any method.
 """
 
@@ -28,13 +31,13 @@ from hybrid.capability.types import Example, Split
 Truth: TypeAlias = Literal["helpful", "harmful", "neutral"]
 RULES, FACTS, KNOWN_RULES, KNOWN_FACTS = 10, 2, 3, 1
 GUESSED = 10
-"""One row in so many asks for a mark."""
+"""One row in so many asks for a mark, and its right answer is drawn by lot: whatever is guessed is right as often."""
 SIZES: dict[Split, int] = {"train": 80, "search": 100, "confirm": 150, "test": 240}
 OPERATIONS = ("@rev", "@rotl", "@rotr", "@next", "@prev", "@swap", "@tail", "@head")
 """Those that the reference model applies almost without error."""
 WRONG, FORMS = 10, ("form angle.", "form square.")
 NEUTRAL, REMARKS = 20, 4
-"""Neutral edits of the pool, and how many of them are remarks; a pool of null edits holds twice as many of each."""
+"""Neutral edits of the pool, and how many of them are remarks; a null world's pool holds twice as many of each."""
 LONGEST_ANSWER = 8
 """Tokens of an answer. A right answer has at most 5 and the end."""
 
@@ -67,17 +70,18 @@ class PoolEdit:
 
 @dataclass(frozen=True)
 class World:
-    """One seed's task. `start` is the document that every method begins with, `right` the one with all right lines."""
+    """One seed's task. `start` is the document that every method begins with, `right` the one with all right lines, which in a
+    null world is the start itself. `pool` is in the order in which every method's proposer draws."""
 
     seed: int
+    null: bool
     start: str
     right: str
     splits: dict[Split, tuple[Example, ...]]
     pool: tuple[PoolEdit, ...]
-    null_pool: tuple[PoolEdit, ...]
 
 
-def make_world(seed: int) -> World:
+def make_world(seed: int, null: bool = False) -> World:
     """The world of a seed; the same seed always gives the same world."""
     rng = random.Random(f"text benchmark {seed}")
     names = rng.sample(language.NAMES, len(language.NAMES))
@@ -85,28 +89,30 @@ def make_world(seed: int) -> World:
     rules = {name: rng.choice(OPERATIONS) for name in asked[:RULES]}
     facts = {name: language.value(rng) for name in asked[RULES:]}
     known = [*list(rules)[:KNOWN_RULES], *list(facts)[:KNOWN_FACTS]]
-    right = {name: _line(name, rules, facts) for name in asked}
-    start = [right[name] for name in known]
+    lines = {name: f"rule {name} {rules[name]}." if name in rules else f"fact {name} {facts[name]}." for name in asked}
+    start = [lines[name] for name in known]
     rng.shuffle(start)
-    rest = [right[name] for name in asked if name not in known]
+    rest = [] if null else [lines[name] for name in asked if name not in known]
+    harmful = [] if null else _harmful(rng, {name: lines[name] for name in known}, rules)
+    neutral = _neutral(rng, others, 2 if null else 1)
+    edits = [PoolEdit("helpful", "append", "", line) for line in rest] + harmful + neutral
+    rng.shuffle(edits)
     return World(
         seed=seed,
+        null=null,
         start="".join(f"{line}\n" for line in start),
         right="".join(f"{line}\n" for line in (*start, *rest)),
-        splits=_splits(rng, rules, facts),
-        pool=_pool(rng, rest, _harmful(rng, {n: right[n] for n in known}, rules), _neutral(rng, others, 1)),
-        null_pool=_pool(rng, [], [], _neutral(rng, others, 2)),
+        splits=_splits(rng, rules, facts, frozenset(asked) - frozenset(known) if null else frozenset()),
+        pool=tuple(edits),
     )
 
 
-def _line(name: str, rules: dict[str, str], facts: dict[str, str]) -> str:
-    return f"rule {name} {rules[name]}." if name in rules else f"fact {name} {facts[name]}."
-
-
-def _splits(rng: random.Random, rules: dict[str, str], facts: dict[str, str]) -> dict[Split, tuple[Example, ...]]:
+def _splits(
+    rng: random.Random, rules: dict[str, str], facts: dict[str, str], lots: frozenset[str]
+) -> dict[Split, tuple[Example, ...]]:
     """Rows of every split without a prompt in two of them; `test` asks everything as often as it should be asked on
-    average, the others at random."""
-    mark, meaning = rng.choice(language.MARKS), rng.choice(OPERATIONS)
+    average, the others at random. The answers about names in `lots` are drawn by lot."""
+    mark = rng.choice(language.MARKS)
     names, seen = [*rules, *facts], set[str]()
     out: dict[Split, tuple[Example, ...]] = {}
     for split, size in SIZES.items():
@@ -115,20 +121,24 @@ def _splits(rng: random.Random, rules: dict[str, str], facts: dict[str, str]) ->
             turn = len(rows)
             guessed = turn % GUESSED == 0 if split == "test" else rng.random() < 1 / GUESSED
             name = names[(turn - turn // GUESSED - 1) % len(names)] if split == "test" else rng.choice(names)
-            row = _row(rng, mark, {mark: meaning}, {}) if guessed else _row(rng, name, rules, facts)
-            if row[0] not in seen:
-                seen.add(row[0])
-                rows.append(Example(id=f"{split}-{len(rows):04d}", prompt=row[0], reference=row[1]))
+            prompt, answer = _row(rng, mark if guessed else name, rules, facts, lots)
+            if prompt not in seen:
+                seen.add(prompt)
+                rows.append(Example(id=f"{split}-{len(rows):04d}", prompt=prompt, reference=answer))
         out[split] = tuple(rows)
     return out
 
 
-def _row(rng: random.Random, name: str, rules: dict[str, str], facts: dict[str, str]) -> tuple[str, str]:
+def _row(
+    rng: random.Random, name: str, rules: dict[str, str], facts: dict[str, str], lots: frozenset[str]
+) -> tuple[str, str]:
     """A prompt and its answer."""
-    if name in rules:
-        text = language.argument(rng, 4, 5)
-        return f"q {text} {name}", language.apply([rules[name]], text)
-    return f"ask {language.argument(rng, 2, 3)} {name}", facts[name]
+    if name in facts:
+        answer = language.value(rng) if name in lots else facts[name]
+        return f"ask {language.argument(rng, 2, 3)} {name}", answer
+    text = language.argument(rng, 4, 5)
+    operation = rules[name] if name in rules and name not in lots else rng.choice(OPERATIONS)
+    return f"q {text} {name}", language.apply([operation], text)
 
 
 def _harmful(rng: random.Random, known: dict[str, str], rules: dict[str, str]) -> list[PoolEdit]:
@@ -154,12 +164,3 @@ def _neutral(rng: random.Random, others: list[str], times: int) -> list[PoolEdit
     while len(remarks) < REMARKS * times:
         remarks.add("# " + "".join(rng.sample(string.ascii_lowercase, 4)))
     return [PoolEdit("neutral", "append", "", line) for line in (*lines, *sorted(remarks))]
-
-
-def _pool(
-    rng: random.Random, helpful: list[str], harmful: list[PoolEdit], neutral: list[PoolEdit]
-) -> tuple[PoolEdit, ...]:
-    """All edits in the order in which every method's proposer draws them."""
-    edits = [PoolEdit("helpful", "append", "", line) for line in helpful] + harmful + neutral
-    rng.shuffle(edits)
-    return tuple(edits)

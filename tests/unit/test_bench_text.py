@@ -83,14 +83,27 @@ def test_every_edit_is_what_its_label_says_to_a_reader_that_follows_the_letter(s
     world, target = make_world(seed), Spy()
     rows = world.splits["test"]
     score = {d: mean(target.scores(d, rows)) for d in ("", world.start, world.right)}
-    assert (score[""], score[world.start], score[world.right]) == (0.0, pytest.approx(0.3), 0.9)
+    assert (score[""], score[world.start], score[world.right]) == (0.0, 0.3, 0.9)
     assert [sum(e.truth == t for e in world.pool) for t in ("helpful", "harmful", "neutral")] == [8, 12, 20]
-    assert {e.truth for e in world.null_pool} == {"neutral"}
-    assert len({e.key for e in world.pool}) == len({e.key for e in world.null_pool}) == 40
-    for edit in (*world.pool, *world.null_pool):
+    assert len({e.key for e in world.pool}) == 40
+    for edit in world.pool:
         assert edit.fits(world.start.split("\n"))
         change = mean(target.scores(edit.apply(world.start), rows)) - score[world.start]
         assert {"helpful": change > 0.07, "harmful": change < -0.06, "neutral": change == 0}[edit.truth], edit
+
+
+def test_in_a_null_world_nothing_beats_the_start_whatever_is_guessed() -> None:
+    world, target = make_world(3, null=True), Spy()
+    assert world.start == world.right == make_world(3).start
+    assert [e.truth for e in world.pool] == ["neutral"] * 40
+    rows = world.splits["test"]
+    sure = [e for e in rows if e.prompt_text.split(" ")[2] in world.start]
+    lots = [e for e in rows if e not in sure]
+    assert target.scores(world.start, sure) == [1.0] * len(sure)
+    names = sorted({e.prompt_text.split(" ")[2] for e in lots if e.prompt_text.startswith("q")})
+    for guess in ("@rev", "@next", "@tail"):
+        document = world.start + "".join(f"rule {name} {guess}.\n" for name in names)
+        assert mean(target.scores(document, lots)) < 0.25
 
 
 def test_all_helpful_edits_make_the_right_document(world: World) -> None:
@@ -228,8 +241,9 @@ def test_a_spent_budget_ends_hybrid_with_what_it_had(world: World) -> None:
     assert 300 <= run.count.spent < 300 + SIZES["search"]
 
 
-def test_null_edits_change_nothing_for_a_reader_that_follows_the_letter(world: World, tmp_path: Path) -> None:
-    found = record("hybrid", lambda run: run_hybrid(run, {}), world, Spy(), True, 3000)
+def test_null_edits_change_nothing_for_a_reader_that_follows_the_letter(tmp_path: Path) -> None:
+    null = make_world(3, null=True)
+    found = record("hybrid", lambda run: run_hybrid(run, {}), null, Spy(), 3000)
     assert (found["changed"], found["ships"], found["ship_rollouts"]) == (False, False, 0)
     assert found["accepted"] == {"neutral": 0}
     folder = Folder(tmp_path)

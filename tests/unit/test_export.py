@@ -44,8 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def done(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run that a test may damage."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    """A copy of the finished run that a test may damage. Its report, as an older one, has no hash of the document."""
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    edit_report(copy, lambda report: report["provenance"]["hashes"].pop("skill/codes"))
+    return copy
 
 
 def edit_report(done: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -218,10 +220,11 @@ def test_every_changed_byte_of_the_body_is_refused(done: Path, tmp_path: Path) -
     refused(RunFolderError, r"holds no SKILL\.md(.|\n)*puts it back", done, tmp_path / "out")
 
 
-def test_a_hash_in_the_report_guards_the_front_matter_too(done: Path, tmp_path: Path) -> None:
+def test_a_hash_in_the_report_guards_the_front_matter_too(finished: Path, tmp_path: Path) -> None:
+    done = Path(shutil.copytree(finished, tmp_path / "run"))
     path = done / "skills" / "codes" / "SKILL.md"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit_report(done, lambda report: report["provenance"]["hashes"].update({"skill/codes": digest}))
+    assert load_report(done / "report" / "placement.json").provenance.hashes["skill/codes"] == digest
     export(done, tmp_path / "out")
     path.write_text(path.read_text(encoding="utf-8").replace("description: ", "description: X", 1), encoding="utf-8")
     refused(RunFolderError, "not the document that was measured", done, tmp_path / "other")

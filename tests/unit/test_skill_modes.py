@@ -39,6 +39,7 @@ class Says:
     """A proposer that answers every reflection by a function of how often it was asked, and keeps what it was shown."""
 
     answer: Callable[[int, ReflectionContext], Sequence[Edit]]
+    tries: bool = False
     seen: list[ReflectionContext] = field(default_factory=list)
 
     def propose(self, context: ReflectionContext) -> Reflection:
@@ -106,7 +107,7 @@ def test_edits_that_change_or_match_nothing_cost_nothing_and_are_told() -> None:
     proposer = Says(lambda call, context: useless if call == 0 else ())
     _, result = run(w, 4, proposer, body, epochs=2)
     assert result.body == body and len(result.history[0].refused) == 3 and not result.history[0].attempts
-    assert {split for _, split in w.asked} == {"train"} and len(w.asked) == 2 * 96
+    assert {split for _, split in w.asked} == {"train"} and len(w.paid) == 96
     assert {r.edit for r in proposer.seen[-1].refused} == set(useless)
     assert all(r.why for r in proposer.seen[-1].refused)
 
@@ -117,7 +118,7 @@ def test_a_guard_refuses_before_a_rollout_is_paid() -> None:
     t = task(w, 5, "", proposer, minibatch=96, epochs=1, batch=96)
     result = optimise(replace(t, guard=lambda body, before: ["forbidden"] if "forbidden" in body else []))
     assert [r.why for r in result.history[0].refused] == ["forbidden"] and result.body == ""
-    assert len(w.asked) == 96
+    assert len(w.paid) == 96
 
 
 def test_the_strict_gate_is_the_published_rule() -> None:
@@ -163,6 +164,14 @@ def test_accumulated_batches_make_one_step() -> None:
         assert [r.rows for r in result.history] == [96 // steps] * steps
 
 
+def test_an_untried_edit_needs_no_more_failures_than_one_look_takes() -> None:
+    for tries, rows in ((True, {32}), (False, {8, 16})):
+        proposer = Says(lambda call, context: (), tries=tries)
+        _, result = run(world(10, rules=8), 10, proposer, batch=32, minibatch=8)
+        assert {r.rows for r in result.history} <= rows and sum(r.rows for r in result.history) == 96
+        assert tries or all(r.failed >= 8 for r in result.history[:-1])
+
+
 def test_an_autonomous_proposer_decides_how_many_edits_are_applied() -> None:
     w = world(11, rules=6)
     edits = [Append(content=line) for line in sorted(w.lines)]
@@ -186,7 +195,8 @@ def test_reflections_are_merged_level_by_level() -> None:
     w = world(12)
     line = Append(content="rule Zzz: @rev.")
     editor = Merging()
-    t = task(w, 12, "", Says(lambda call, context: [line]), minibatch=8, merge_batch=2, epochs=1, batch=96)
+    proposer = Says(lambda call, context: [line], tries=True)
+    t = task(w, 12, "", proposer, minibatch=8, merge_batch=2, epochs=1, batch=96)
     result = optimise(replace(t, editor=editor))
     looks = -(-result.history[0].failed // 8)
     assert editor.merged == [2] * (looks - 1)
@@ -222,20 +232,20 @@ def look_back(w: World, seed: int, *texts: str | None, **config: object) -> tupl
 def test_the_slow_update_is_gated_and_writes_its_own_section() -> None:
     w = world(13)
     right = sorted(w.lines)[0]
-    editor, proposer, result = look_back(w, 13, right, "Ignore the rules.", None)
+    editor, proposer, result = look_back(w, 13, right, "Ignore the rules.", None, method="skillopt")
     assert slow_text(result.body).strip() == right
     assert [e.accepted for e in result.epochs] == [True, False, False]
     assert [e.verdict is None for e in result.epochs] == [False, False, True]
     assert editor.seen[1].slow.strip() == right
     assert {len(c.compared) for c in editor.seen} == {20}
-    assert [c.memory for c in proposer.seen] == ["", "", "notes 1", "notes 2"]
+    assert list(dict.fromkeys(c.memory for c in proposer.seen)) == ["", "notes 1", "notes 2"]
     assert SkillResult.model_validate_json(result.model_dump_json()) == result
 
 
 def test_a_slow_update_with_markers_or_too_many_words_is_refused_with_its_reason() -> None:
     long = "word " * 3000
-    _, _, result = look_back(world(14), 14, "<!-- protected:end -->", long, "x\n---\ny")
-    assert result.body == "" and all(e.refused and e.verdict is None for e in result.epochs)
+    _, _, result = look_back(world(14), 14, "<!-- protected:end -->", long, "x\n---\ny", method="skillopt")
+    assert result.body == "" and len(result.epochs) == 3 and all(e.refused and e.verdict is None for e in result.epochs)
 
 
 def test_the_slow_update_and_the_memory_can_be_left_out() -> None:
@@ -244,6 +254,11 @@ def test_the_slow_update_and_the_memory_can_be_left_out() -> None:
     assert result.body == "" and editor.seen and proposer.seen[-1].memory
     editor, proposer, result = look_back(w, 15, *w.lines, slow_update=False, optimiser_memory=False)
     assert not editor.seen and not proposer.seen[-1].memory
+
+
+def test_a_document_is_looked_back_on_once() -> None:
+    editor, _, result = look_back(world(15), 15, "Be kind.", "Be brief.", "Be calm.")
+    assert len(editor.seen) == len(result.epochs) == 1 and not result.epochs[0].accepted
 
 
 PROTECTED = "<!-- protected:start rules -->\nKeep calm.\n<!-- protected:end -->\n"

@@ -131,6 +131,8 @@ def test_history_tells_the_truth() -> None:
 class Scripted:
     """Proposes given lines, a list per reflection, and records what it was shown."""
 
+    tries = True
+
     def __init__(self, *rounds: Sequence[tuple[str, int]]) -> None:
         self.rounds = list(rounds)
         self.seen: list[ReflectionContext] = []
