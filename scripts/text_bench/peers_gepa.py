@@ -57,7 +57,7 @@ def run_gepa(run: Run, settings: dict[str, Any]) -> None:
     run.close(best, "nothing is proposed any more" if run.proposals.exhausted else "the budget is spent")
 
 
-def _adapter(run: Run):
+def _adapter(run: Run) -> Any:
     from gepa.core.adapter import EvaluationBatch, GEPAAdapter
 
     class Adapter(GEPAAdapter):

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _places(url: str, start: Path, out: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _prompts(folder: Path):
+def _prompts(folder: Path) -> Iterator[None]:
     """Our prompts where the package looks for the ones that it does not ship."""
     import skillopt.prompts as prompts
 
@@ -116,7 +117,7 @@ def _best(run: Run, best: Path) -> str:
     return best.read_text(encoding="utf-8") if best.exists() else run.world.start
 
 
-def _adapter(run: Run, config: dict[str, Any], best: Path):
+def _adapter(run: Run, config: dict[str, Any], best: Path) -> Any:
     """The environment: rows of the world, rollouts by the shared target."""
     from skillopt.datasets.base import SplitDataLoader
     from skillopt.envs.base import EnvAdapter

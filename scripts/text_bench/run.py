@@ -5,7 +5,7 @@ Does not: know how any method works (`peers_skillopt`, `peers_gepa`, `arm_hybrid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -54,7 +54,7 @@ Method = Callable[[Run], None]
 
 
 @contextmanager
-def proposer(run: Run):
+def proposer(run: Run) -> Iterator[LoopbackEndpoint]:
     """The loopback server of one run; its address is in `run.url` meanwhile."""
     with LoopbackEndpoint(Replies(run.proposals)) as server:
         run.url = server.url
