@@ -202,10 +202,10 @@ def _rope_types(parameters: dict[str, Any]) -> set[str]:
 def check(model: Any) -> tuple[str | None, int]:
     """Compare sharing with the plain model on fixed tokens: (None or the reason not to share, tokens computed for it).
 
-    Three rows with one beginning, longer than the model's sliding window where it has one of up to 1,024 tokens, are
-    continued by given tokens over the shared beginning, and the scores are compared with those of one plain pass over
-    the whole rows. The tokens are spread over the vocabulary and depend on the model alone, so a resumed run comes to
-    the same verdict. Must be called in inference mode on the bare base.
+    Three rows of different lengths continue one shared beginning, which is longer than the model's sliding window where
+    that is of up to 1,024 tokens. All three are cut from one row of given tokens, so one plain pass over that row has
+    the scores that each must get. The tokens are spread over the vocabulary and depend on the model alone, so a
+    resumed run comes to the same verdict. Must be called in inference mode on the bare base.
     """
     reason = unsupported(model)
     if reason is not None:
@@ -217,16 +217,19 @@ def check(model: Any) -> tuple[str | None, int]:
     length = min(length, (getattr(config, "max_position_embeddings", None) or length + longest) - longest)
     if length < 1:
         return f"it has fewer than {longest} positions", 0
-    rows = _probe_rows(model, length, longest)
-    computed = length + sum(_PROBE_SUFFIXES) + steps * len(rows) + rows.numel()
+    total = length + longest
+    size = int(model.get_input_embeddings().weight.shape[0])
+    tokens = [(i * 7919 % total) * size // total for i in range(total)]
+    computed = total + length + sum(_PROBE_SUFFIXES) + (steps - 1) * len(_PROBE_SUFFIXES)
     try:
-        found = _continued(model, rows.tolist(), length)
+        found = _continued(model, tokens[:length], tokens[length:])
     except (UnsupportedModelError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         first = next(iter(str(error).splitlines()), "")
         return f"it failed on a trial ({type(error).__name__}: {first[:200]})", computed
-    logits = model(input_ids=rows, use_cache=False, logits_to_keep=longest).logits.float()
+    ids = torch.tensor([tokens], device=model.device)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=longest).logits[0].float()
     # The scores after the last prompt token of a row and after each given token but the last.
-    expected = torch.stack([logits[i, s - 1 : s - 1 + steps] for i, s in enumerate(_PROBE_SUFFIXES)])
+    expected = torch.stack([logits[s - 1 : s - 1 + steps] for s in _PROBE_SUFFIXES])
     off = float((found - expected).abs().max() / expected.std().clamp(min=1e-12))
     tolerance = _TOLERANCE.get(model.dtype, _TOLERANCE_HALF)
     if not off <= tolerance:  # also where it is no number
@@ -234,25 +237,15 @@ def check(model: Any) -> tuple[str | None, int]:
     return None, computed
 
 
-def _probe_rows(model: Any, length: int, longest: int) -> torch.Tensor:
-    """(3, length + longest) token ids spread over the vocabulary, the first `length` equal in every row."""
-    size, count = int(model.get_input_embeddings().weight.shape[0]), length + longest * len(_PROBE_SUFFIXES)
-    ids = [(i * 7919 % count) * size // count for i in range(count)]
-    tails = [ids[length + i * longest : length + (i + 1) * longest] for i in range(len(_PROBE_SUFFIXES))]
-    return torch.tensor([ids[:length] + tail for tail in tails], device=model.device)
-
-
-def _continued(model: Any, rows: Sequence[Sequence[int]], length: int) -> torch.Tensor:
-    """Scores (3, steps, v) over a shared beginning, each row continued by its own next tokens."""
-    prefix = read_prefix(model, rows[0][:length])
-    suffixes = [row[length : length + s] for row, s in zip(rows, _PROBE_SUFFIXES, strict=True)]
+def _continued(model: Any, beginning: Sequence[int], rest: Sequence[int]) -> torch.Tensor:
+    """Scores (3, steps, v) of rows that continue the beginning by the first tokens of `rest`, each by its own number."""
+    keys = read_prefix(model, beginning)
     seen = []
 
     def given(scores: torch.Tensor, _going: Sequence[int], step: int) -> torch.Tensor:
         seen.append(scores)
-        following = [row[length + s + step] for row, s in zip(rows, _PROBE_SUFFIXES, strict=True)]
-        return torch.tensor(following, device=scores.device)
+        return torch.tensor([rest[s + step] for s in _PROBE_SUFFIXES], device=scores.device)
 
-    shared = SharedRows([(prefix, len(rows))], suffixes)
+    shared = SharedRows([(keys, len(_PROBE_SUFFIXES))], [rest[:s] for s in _PROBE_SUFFIXES])
     decode(model, shared, max_new_tokens=_PROBE_STEPS, stop_ids=(), choose=given)
     return torch.stack(seen, dim=1)

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 from hybrid.backends import prefix, rendering
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
-from hybrid.backends.decode import SharedRows, decode, read_prefix
+from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.transformers_adapters import AdapterShelf
@@ -139,16 +139,23 @@ class TransformersBackend:
             with torch.inference_mode():
                 reason, tokens = prefix.check(self._loaded.model)
             self.prefix_use.checked += tokens
-            self._sharing = reason is None
+            self._sharing = True
             if reason is not None:
-                self._warnings.append(
-                    f"prompts that share a document are computed in full, row by row: {reason}; answers are unaffected"
-                )
+                self._stop_sharing(reason)
         if not self._sharing:
             groups = []
         shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
         taken = {row.place for row in shared}
         return shared, [row for row in rows if row.place not in taken]
+
+    def _stop_sharing(self, reason: str) -> None:
+        """For the rest of this backend's life every prompt is computed in full."""
+        self._sharing = False
+        self._prefixes.clear()
+        self._warnings.append(
+            f"prompts that share a document are computed in full, row by row, from here on: the model is slower that way "
+            f"and answers the same; {reason}"
+        )
 
     def _encode(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
@@ -199,7 +206,18 @@ class TransformersBackend:
 
     def _shared_answers(self, batch: Sequence[_Row], sampling: Sampling, adapter: str) -> list[list[int]]:
         """New token ids of every row, from the stored beginnings and the rows' own tokens."""
-        model, use, segments = self._loaded.model, self.prefix_use, []
+        if not self._sharing:
+            return self._answers(batch, sampling)
+        try:
+            return self._continued(batch, sampling, adapter)
+        except UnsupportedModelError as error:
+            self._stop_sharing(str(error))
+        return self._answers(batch, sampling)
+
+    def _continued(self, batch: Sequence[_Row], sampling: Sampling, adapter: str) -> list[list[int]]:
+        """`_shared_answers` without a way back: raises UnsupportedModelError."""
+        model, use = self._loaded.model, self.prefix_use
+        segments: list[tuple[PrefixKeys, int]] = []
         for tokens, members in groupby(batch, key=lambda row: row.beginning):
             keys, there = self._prefixes.get(adapter, tokens, partial(read_prefix, model, tokens))
             count = sum(1 for _ in members)

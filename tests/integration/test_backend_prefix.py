@@ -315,6 +315,29 @@ def test_wrong_keys_are_found_out_before_an_answer_is_made(
     assert len(served.warnings) == 1
 
 
+def test_a_model_that_turns_out_different_later_still_gives_every_answer(
+    exact: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check passed, and then an attention call looks unlike those of the check."""
+    requests = mixed()
+    expected = content(backend(exact, share=False).generate(requests, GREEDY, None))
+    served = backend(exact, batch_size=40)
+    assert served.generate(requests[:20], GREEDY, None)
+    calls = itertools.count()
+
+    def fails_at_last(*arguments: Any) -> torch.Tensor:
+        if next(calls) > 10:
+            raise decode.UnsupportedModelError("its attention takes something new")
+        return real(*arguments)
+
+    real = decode._attend_piece
+    monkeypatch.setattr(decode, "_attend_piece", fails_at_last)
+    assert content(served.generate(requests, GREEDY, None)) == expected
+    (warning,) = served.warnings
+    assert warning.endswith("its attention takes something new")
+    assert exact.model.config._attn_implementation != decode.ATTENTION
+
+
 SMALL: dict[str, Any] = {"vocab_size": 44, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "recurrent state": (
