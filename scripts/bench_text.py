@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from bench_worlds import seeds_of
+from filelock import FileLock
 from text_bench.methods import METHODS
 from text_bench.record import Folder, record
 from text_bench.results import tables
@@ -50,13 +51,22 @@ def target_of(seed: int, out: Path) -> Target:
 
 
 def work(job: Job) -> str:
-    """Run what is missing of one seed."""
+    """Run what is missing of one seed, alone; a worker whose parent was killed ends after its run."""
+    (job.out / "answers").mkdir(parents=True, exist_ok=True)
+    with FileLock(job.out / "answers" / f"seed-{job.seed:02d}.lock"):
+        return _work(job)
+
+
+def _work(job: Job) -> str:
     folder, began = Folder(job.out), time.monotonic()
     missing = [(null, m) for null in job.pools for m in job.methods if not folder.has(m, job.seed, null)]
     if not missing:
         return f"seed {job.seed}: done before"
     target = target_of(job.seed, job.out)
+    parent = multiprocessing.parent_process()
     for null, name in missing:
+        if parent is not None and not parent.is_alive():
+            raise SystemExit(1)
         folder.put(record(name, METHODS[name], make_world(job.seed, null), target, MOST_ROLLOUTS))
     return f"seed {job.seed}: {len(missing)} runs, {target.computed} answers, {time.monotonic() - began:.0f} s"
 

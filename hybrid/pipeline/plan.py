@@ -219,6 +219,13 @@ def _warnings(config: Config, rows: Sequence[CapabilityPlan], calls: Estimate, t
     for row in rows:
         if row.evidence is not None:
             yield from _too_small(row.name, row.evidence)
+    asked = sum(cost.requests(config.skill, row.splits["train"]) for row in rows)
+    allowed = getattr(getattr(config.skill.proposer, "budget", None), "calls", None)
+    if asked and allowed is not None and allowed < asked:
+        yield (
+            f"skill.proposer.budget.calls: {allowed:,} is below the upper bound of {asked:,} requests to the proposing model; "
+            "the run may stop (exit code 3), and the same command goes on with a larger one"
+        )
     for what, limit, estimate in (("calls", config.budget.calls, calls), ("tokens", config.budget.tokens, tokens)):
         if limit is not None and limit < estimate.upper:
             short = limit < estimate.typical

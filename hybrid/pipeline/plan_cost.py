@@ -19,9 +19,9 @@ from hybrid.skill.schedule import edit_budget
 
 DRAFT_ROWS = 32
 """Training rows that the draft document of the probes is made from."""
-PRUNE_BATCHES, MOST_VICTIMS, SCREEN, MOST_EDITS = 4, 8, 2, 64
+PRUNE_BATCHES, MOST_VICTIMS, SCREEN, MOST_EDITS, FRONT_ROWS = 4, 8, 2, 64, 32
 """As in `hybrid.skill`: batches the deletion pass checks, lines tried to make room, rows that screen a draft, edits of a
-step where the proposer chooses how many."""
+step where the proposer chooses how many, rows on which parents are compared."""
 MOST_DRAFTS, MOST_DELETED = 48, 8
 """Drafts of one topic, and deletions among them; a line may also replace up to four others."""
 RACE_SHARE = 0.5
@@ -140,18 +140,17 @@ def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...
 
     A step races its edits together and, where they lose, one by one. `part` is the race's number of examples per part.
     """
-    per_step = skill.batch * skill.accumulation
-    steps = skill.epochs * ceil(sizes.train / per_step)
+    asks, alone = asks_model(skill), skill.gate_rule == "race"
+    per_step, steps = skill.batch * skill.accumulation, most_steps(skill, sizes.train)
     batches = skill.epochs * sizes.train
     budgets = [edit_budget(step, steps, skill.edits) or MOST_EDITS for step in range(steps)]
     reflections = ceil(min(per_step, sizes.train) / skill.minibatch)
-    alone = skill.gate_rule == "race"
     judged = sizes.search if skill.gate_rule != "none" else 0
-    share = RACE_SHARE if alone else 1.0
-    asks = not skill.trials and not isinstance(skill.proposer, OfflineProposerConfig)
-    screened = min(skill.screen, per_step) * sum(budgets) if asks and alone else 0
+    gates = ceil((RACE_SHARE if alone else 1.0) * skill.epochs * ceil(sizes.train / per_step) * judged)
+    screened = 2 * skill.screen * sum(budgets) if asks and alone else 0
     looks = 2 * min(skill.slow_rows, sizes.train) * (skill.epochs - 1) if asks and skill.slow_update else 0
     slow = (skill.epochs - 1) * judged if asks and skill.slow_update else 0
+    fronts = FRONT_ROWS * (sum(budgets) + skill.parents) + skill.epochs * judged if skill.parents > 1 else 0
     trials = reflections * sum(reflection_trials(skill.minibatch, b, sizes, skill.trials) for b in budgets)
     races = sum(b + 1 if b > 1 and alone else 1 for b in budgets)
     checked = sizes.search + min(sizes.train, PRUNE_BATCHES * skill.batch)
@@ -165,8 +164,9 @@ def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...
             reads_text=True,
         ),
         Calls(what="start on search", typical=sizes.search, upper=sizes.search, reads_text=True),
-        Calls(what="screens", typical=screened // 2, upper=screened, reads_text=True),
-        Calls(what="gate", typical=ceil(share * steps * judged), upper=races * judged, reads_text=True),
+        Calls(what="screens", typical=screened // 4, upper=screened, reads_text=True),
+        Calls(what="gate", typical=min(gates, races * judged), upper=races * judged, reads_text=True),
+        Calls(what="parents", typical=fronts // 4, upper=fronts, reads_text=True),
         Calls(what="looks back", typical=looks // 2 + slow, upper=looks + slow, reads_text=True),
         Calls(
             what="deletion pass",
@@ -175,6 +175,28 @@ def skill_calls(skill: SkillConfig, part: int, sizes: Sizes) -> tuple[Calls, ...
             reads_text=True,
         ),
     )
+
+
+def asks_model(skill: SkillConfig) -> bool:
+    """Whether a model proposes the edits: it tries none of them itself."""
+    return not isinstance(skill.proposer, OfflineProposerConfig)
+
+
+def most_steps(skill: SkillConfig, train: int) -> int:
+    """Most steps of one optimisation: the honest loop ends a step of a proposing model with a minibatch of failures."""
+    per_step = skill.batch * skill.accumulation
+    least = min(skill.minibatch, per_step) if asks_model(skill) and skill.method == "honest" else per_step
+    return skill.epochs * ceil(train / least)
+
+
+def requests(skill: SkillConfig, train: int) -> int:
+    """Most requests to the proposing model for one document: the draft, and per step every reflection with its repair, the
+    merges of both trees, a ranking; a review an epoch."""
+    if not asks_model(skill):
+        return 0
+    steps, per_step = most_steps(skill, train), skill.batch * skill.accumulation
+    looks = ceil(min(per_step, train) / skill.minibatch) + (skill.reflects_on == "both")
+    return 2 + steps * (2 * looks + looks + 1) + skill.epochs
 
 
 def training_steps(weights: WeightsConfig) -> int:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_world import WORDS, World, line_for, make_world
+from scripted_world import SIZES, WORDS, World, line_for, make_world
 from test_kill_scripted import DEAD, Zygote, left_by, stored
 
+from hybrid.pipeline.plan_cost import requests
 from hybrid.store.records import RecordLog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -95,6 +96,8 @@ def test_a_kill_at_any_step_of_an_epoch_changes_nothing_and_pays_nothing_twice(
     wanted, replies = left_by(whole.world), whole.replies()
     assert asked == len(replies) > 3 and points.count("stage.skill-step") >= 3
     assert wanted["report"]["ledger"]["proposer"]["calls"] == asked
+    # Three capabilities are drafted, one is optimised: what `plan` says is an upper bound.
+    assert asked <= requests(whole.world.load().config.skill, SIZES["train"]) + 2 * 2
     documents = {k: v for k, v in wanted["skills"].items() if k.endswith("codes/SKILL.md")}
     assert documents and all(line_for(w).encode() in v for v in documents.values() for w in WORDS)
     # Every point of the skill stage as far as the time allows, evenly spread: the first points are probes, the last reports.
