@@ -68,8 +68,8 @@ class Grouping:
         self.answers = sorted({e.reference.strip() for e in context.train if len(e.reference.strip()) >= LONG_ANSWER})
         self.hash = body_hash(context.body)
         # A race in which no pair differed says nothing against an edit: `search` happened not to ask.
-        self.strikes = Counter(r.edit for r in context.rejected if r.verdict.improved + r.verdict.regressed)
-        self.refused = {r.edit for r in context.rejected if r.before == self.hash}
+        self.strikes = Counter(r.edit for r in context.rejected if r.alone and r.verdict.improved + r.verdict.regressed)
+        self.refused = {r.edit for r in context.rejected if r.alone and r.before == self.hash}
 
     def groups(self) -> list[Group]:
         """One group per slot value among the failures, largest first, with the drafts that are still worth a trial."""

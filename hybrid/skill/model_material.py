@@ -170,7 +170,8 @@ def rejected_line(rejected: RejectedEdit, same: bool) -> str:
     verdict = rejected.verdict
     fields: dict[str, Any] = dict(edit_fields(rejected.edit, EDIT_FIELD))
     fields |= {"change": round(verdict.delta, 3), "interval": [round(verdict.low, 3), round(verdict.high, 3)]}
-    return json_line(fields | {"rows": verdict.n, "tried_on": "this document" if same else "an earlier document"})
+    fields |= {"rows": verdict.n, "tried_on": "this document" if same else "an earlier document"}
+    return json_line(fields if rejected.alone else fields | {"tried_together_with_others": rejected.together - 1})
 
 
 def newest(title: str, lines: Sequence[str], most: int) -> tuple[Part, ...]:

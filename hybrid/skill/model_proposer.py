@@ -75,5 +75,6 @@ def _known(context: ReflectionContext) -> dict[Edit, str]:
     """Edits that are known to fail for the present body, each with the reason."""
     present = body_hash(context.body)
     known: dict[Edit, str] = {r.edit: f"it cannot be applied: {r.why}" for r in context.refused if r.before == present}
-    known |= {r.edit: "the gate has rejected it for this document" for r in context.rejected if r.before == present}
+    alone = [r for r in context.rejected if r.before == present and r.alone]
+    known |= {r.edit: "the gate has rejected it for this document" for r in alone}
     return known

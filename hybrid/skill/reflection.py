@@ -39,12 +39,19 @@ class RolloutView:
 
 
 class RejectedEdit(BaseModel):
-    """An edit that a gate turned down: the hash of the body that it was tried on, and the verdict."""
+    """An edit that a gate turned down: the hash of the body that it was tried on, the verdict, and how many edits shared it.
+    A verdict on several edits condemns none of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     before: str
     edit: Edit
     verdict: Verdict
+    together: int = Field(default=1, ge=1)
+
+    @property
+    def alone(self) -> bool:
+        """Whether the verdict is on this edit and no other."""
+        return self.together == 1
 
 
 class Proposal(BaseModel):

@@ -2,11 +2,11 @@
 
 Source: SkillOpt (arXiv 2605.23904), Algorithm 1: roll out a batch, reflect in minibatches, merge, rank to the edit budget of
 the step, update, gate; at the end of an epoch look back and rewrite a protected section. `method: skillopt` is that
-algorithm with its strict gate. `method: honest` is the same loop with other judges: an edit that nothing vouches for is
-first tried on failing training rows, the gate is a race of paired scores (`judge`), a bundle that is turned down is
-tried edit by edit, because bundles hide good edits, and a deletion pass ends the run. In both, the memory of rejected edits
-lasts for the whole run, edits that change or match nothing are reported back and cost no rollout, and the slow update
-passes the gate like any edit. Whether the result ships is decided elsewhere, on `confirm`.
+algorithm with its strict gate and a memory of rejected edits that lasts for an epoch. `method: honest` is the same loop with
+other judges: an edit that nothing vouches for is first tried on a few training rows, the gate is a race of paired scores
+(`judge`), a bundle that is turned down is tried edit by edit, because bundles hide good edits, the memory lasts for the
+whole run, and a deletion pass ends it. In both, edits that change or match nothing are reported back and cost no rollout, and
+the slow update passes the gate like any edit. Whether the result ships is decided elsewhere, on `confirm`.
 
 Everything is deterministic given the task. There are no state files: a resumed run replays, and `measure` answers from
 what was paid before. An exhausted budget passes through as `measure` raises it.
@@ -86,6 +86,7 @@ class _Loop:
         self.epochs: list[EpochRecord] = []
         self.accepted: list[AcceptedEdit] = []
         self.rejected: list[RejectedEdit] = []
+        self.shown_from = 0
         self.refused: list[RefusedEdit] = []
         self.book = TrialBook()
         self.memory = ""
@@ -107,6 +108,8 @@ class _Loop:
             rows = sorted(train, key=lambda e: e.id)
             self._rng("epoch", epoch).shuffle(rows)
             self.judge.epoch = epoch
+            if config.method == "skillopt":  # published: the buffer lives for one epoch
+                self.shown_from = len(self.rejected)
             steps: list[StepRecord] = []
             while rows:
                 batch, rows = self._batch(rows)
@@ -245,7 +248,7 @@ class _Loop:
             successes=successes,
             train=self.task.train,
             budget=budget,
-            rejected=tuple(self.rejected) if config.rejected_memory else (),
+            rejected=tuple(self.rejected[self.shown_from :]) if config.rejected_memory else (),
             trial=self._trial,
             fits=lambda body: self.task.count_tokens(body) <= config.max_tokens,
             book=self.book,
@@ -346,7 +349,10 @@ class _Loop:
         """The attempt, with what was turned down remembered: a lone edit, or the whole bundle where none is tried alone."""
         before, accepted = body_hash(self.body), verdict.decision == "accept"
         if not accepted and (len(update.applied) == 1 or self.task.config.gate_rule != "race"):
-            self.rejected += [RejectedEdit(before=before, edit=e, verdict=verdict) for e in update.applied]
+            together = len(update.applied)
+            self.rejected += [
+                RejectedEdit(before=before, edit=e, verdict=verdict, together=together) for e in update.applied
+            ]
         return Attempt(
             edits=update.applied,
             before=before,

@@ -148,6 +148,19 @@ def test_the_memory_of_rejected_edits_can_be_left_out() -> None:
         assert bool(proposer.seen[-1].rejected) is remembered
 
 
+def test_a_verdict_on_a_bundle_condemns_no_edit_and_is_forgotten_after_its_epoch() -> None:
+    pair = Append(content="rule Zzz: @rev."), Append(content="Ignore the rules.")
+    proposer = once(*pair)
+    _, result = run(world(8), 8, proposer, epochs=3, method="skillopt", minibatch=96, slow_update=False)
+    assert {r.edit for r in result.rejected} == set(pair) and {(r.together, r.alone) for r in result.rejected} == {
+        (2, False)
+    }
+    assert not any(c.rejected for c in proposer.seen[1:])  # one step an epoch: the next reflection is in the next epoch
+    proposer = once(*pair)
+    run(world(8), 8, proposer, epochs=1, batch=24, method="skillopt", slow_update=False)
+    assert proposer.seen[-1].rejected == result.rejected
+
+
 def test_both_kinds_of_rollouts_are_reflected_on_apart() -> None:
     w = world(9, rules=2)
     right = sorted(w.lines)[0]
