@@ -164,7 +164,7 @@ class CodeGrader(Section):
     tolerance: float = Field(default=1e-9, ge=0, lt=1)
     """Relative and absolute tolerance where the expected number is written with a point or an exponent."""
     timeout_s: int = Field(default=2, ge=1, le=60)
-    """Seconds of processor time for one answer, all cases together. Waiting is limited too, to five times that plus 5."""
+    """Seconds of processor time for one answer, all cases together. It may do nothing for as long and 3 seconds more."""
     memory_mb: int = Field(default=256, ge=64, le=16_384)
     """Address space of the answer's process in MiB, of which Python itself takes about 25."""
     most_output: int = Field(default=1_000_000, ge=1000, le=10_000_000)

@@ -31,8 +31,14 @@ from hybrid.capability.graders.base import GraderError
 
 SETUP_S = 60.0
 """Wall seconds for the process to stand ready. Beyond it the machine is at fault, not the program."""
-WAITING_FACTOR, WAITING_S = 5, 5.0
-"""Wall limit of a program: so many times its processor time, and so many seconds."""
+IDLE_S = 3.0
+"""Seconds beyond its processor time that a program may spend doing nothing."""
+LEAST_IDLE_S = 0.25
+"""Seconds of doing nothing that every single call may spend: the last calls are not judged by what earlier ones waited."""
+BUSY_FACTOR = 5
+"""Where the kernel does not tell doing nothing from waiting for a processor: how much longer than alone a program may take."""
+STALLED_S = 600.0
+"""Wall seconds for one program, however busy the machine is; beyond it the machine is at fault."""
 NOBODY = 65_534
 """The user that a program runs as when hybrid runs as root."""
 _WORKER = Path(__file__).with_name("code_worker.py")
@@ -126,12 +132,59 @@ def why_not(isolated: bool) -> str:
         with tempfile.NamedTemporaryFile(prefix="hybrid-canary-") as canary:
             report = run_program(_PROBE, "shut_in" if isolated else "started", [[canary.name]], limits)
     except (GraderError, OSError) as error:
-        return str(error)
+        return str(error).removeprefix("code grader: ") + _about_root(isolated)
     failed = report.unreadable or report.broken or report.answers[0].failed
     if failed:
-        return failed
+        return failed + _about_root(isolated)
     reached = report.answers[0].value
     return f"a program could reach {', '.join(map(str, reached))}" if reached else ""
+
+
+class _Patience:
+    """How long a program may do nothing. While it runs, or waits for a processor, no time is counted against it.
+
+    So a busy machine does not turn a right answer into a wrong one; how long it may run is the kernel's to limit.
+    """
+
+    def __init__(self, process: int | None, seconds: float) -> None:
+        self._schedule = Path(f"/proc/{process}/schedstat")
+        self._told = process is not None and self._schedule.exists()
+        self._idle = seconds if self._told or process is None else BUSY_FACTOR * seconds
+        self._born, self._busy = time.monotonic(), 0.0
+        self.start()
+
+    def start(self) -> None:
+        """A call begins."""
+        self._since, self._busy = time.monotonic(), self._busy_s()
+
+    def left(self) -> float:
+        """Seconds of doing nothing that the call may still spend. Raises `GraderError` when the machine stands still."""
+        if time.monotonic() - self._born > STALLED_S:
+            raise GraderError(
+                f"code grader: a program got no answer out in {STALLED_S:g} s; is the machine overloaded?"
+            )
+        return max(self._idle, LEAST_IDLE_S) - self._spent()
+
+    def stop(self) -> None:
+        """The call is over."""
+        self._idle -= self._spent()
+
+    def _spent(self) -> float:
+        return max(0.0, time.monotonic() - self._since - (self._busy_s() - self._busy))
+
+    def _busy_s(self) -> float:
+        if not self._told:
+            return 0.0
+        try:
+            running, waiting, *_ = self._schedule.read_text().split()
+        except (OSError, ValueError):  # it is gone, which the pipe will say
+            return self._busy
+        return (int(running) + int(waiting)) / 1e9
+
+
+def _about_root(isolated: bool) -> str:
+    root = os.geteuid() == 0 and not isolated
+    return "; as root, programs run as the user nobody, who has to be able to read Python's folder" if root else ""
 
 
 class _Process:
@@ -174,26 +227,32 @@ class _Process:
         self.close()
 
     def _await_ready(self) -> None:
-        self._deadline = time.monotonic() + SETUP_S
-        assert self._worker.stdin is not None  # both are pipes
-        assert self._worker.stdout is not None
+        assert self._worker.stdin is not None  # a pipe
         os.set_blocking(self._worker.stdin.fileno(), False)
-        try:
-            first = json.loads(self._line())
-        except ProgramEndedError as error:
-            raise GraderError(f"code grader: the process that runs programs {error} before it stood ready") from error
-        if "setup" in first:
-            raise GraderError(f"code grader: the process that runs programs cannot be shut in: {first['setup']}")
-        self._deadline = time.monotonic() + WAITING_FACTOR * self._limits.seconds + WAITING_S
+        told: dict[str, Any] = {} if self._limits.isolated else {"program": self._worker.pid}
+        self._patience = _Patience(None, SETUP_S)
+        self._patience.start()
+        while not ("ready" in told and "program" in told):  # the guard and the program speak in any order
+            try:
+                told |= json.loads(self._line())
+            except ProgramEndedError as error:
+                what = f"code grader: the process that runs programs {error} before it stood ready"
+                raise GraderError(what) from error
+            if "setup" in told:
+                raise GraderError(f"code grader: the process that runs programs cannot be shut in: {told['setup']}")
+        self._patience = _Patience(told["program"], self._limits.seconds + IDLE_S)
 
     def ask(self, **request: Any) -> Answer:
         """One request, one reply. Raises `ProgramEndedError` when there is none that answers it."""
         nonce = secrets.token_hex(16)
+        self._patience.start()
         self._send(json.dumps({**request, "nonce": nonce}).encode() + b"\n")
         try:
             reply = json.loads(self._line())
         except (ValueError, RecursionError):  # not UTF-8, not JSON, too deep, or an integer of thousands of digits
             raise ProgramEndedError("gave a reply that cannot be read") from None
+        finally:
+            self._patience.stop()
         if not isinstance(reply, dict) or reply.get("nonce") != nonce:
             raise ProgramEndedError("wrote into the channel of its replies")
         if "failed" in reply:
@@ -244,8 +303,9 @@ class _Process:
     def _wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
-        if not poll.poll(max(0.0, 1000 * (self._deadline - time.monotonic()))):
-            raise ProgramEndedError("did not answer in time")
+        while not poll.poll(1000 * max(0.0, self._patience.left())):
+            if self._patience.left() <= 0:
+                raise ProgramEndedError("did not answer in time")
 
     def _end(self) -> str:
         """How the program ended; it has closed its end of the pipe, which may also mean that it lives on in silence."""
