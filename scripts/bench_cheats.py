@@ -11,8 +11,10 @@ Does not: isolate the two common graders (the answers here are harmless), or mea
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 from hybrid.capability.graders import build_grader
@@ -70,6 +72,27 @@ def by_values() -> Accepts:
     return lambda code: grader.grade(code, EXAMPLE).passed
 
 
+def price(times: int = 21) -> None:
+    """Print what one honest answer costs, beside a bare interpreter that starts and ends."""
+    judge = by_values()
+    values = _median_ms(lambda: judge(HONEST), times)
+    bare = _median_ms(lambda: subprocess.run([sys.executable, "-I", "-S", "-c", ""]), times)
+    cases = len(EXAMPLE.metadata["cases"])
+    print(
+        f"\nAn honest answer of {cases} cases: {values:.0f} ms; an interpreter that does nothing: {bare:.0f} ms", end=""
+    )
+    print(f" (medians of {times}, wall time).")
+
+
+def _median_ms(work: Callable[[], object], times: int) -> float:
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append(1000 * (time.perf_counter() - start))
+    return statistics.median(taken)
+
+
 def main() -> int:
     """Print the table; 1 when the code grader is fooled or a control comes out wrong."""
     graders: dict[str, Accepts] = {"exit status": by_exit_status, "sentinel": by_sentinel, "type: code": by_values()}
@@ -83,6 +106,7 @@ def main() -> int:
         print(f"| {name} | " + " | ".join("accepted" if ok else "refused" for ok in row.values()) + " |")
     fooled = {label: sum(verdicts[cheat][label] for cheat in CHEATS) for label in graders}
     print("| **cheats accepted** | " + " | ".join(f"**{n} of {len(CHEATS)}**" for n in fooled.values()) + " |")
+    price()
     controls = all(verdicts["honest"].values()) and not any(verdicts["wrong"].values())
     return 0 if controls and fooled["type: code"] == 0 else 1
 

@@ -253,6 +253,7 @@ def test_what_is_no_python_scores_zero_with_format_zero(completion: str) -> None
         ("def add(a, b): raise SystemExit", "case 1: SystemExit"),
         ("class Expected42(Exception): pass\ndef add(a, b): raise Expected42", "case 1: an error of its own"),
         ("def add(a, b): raise ValueError('the arguments were 17 and 25')", "case 1: ValueError."),
+        ("def add(a, b): raise SyntaxError('x', ('f', a, b, 'x'))", "case 1: SyntaxError."),
         ("def add(a, b): return input()", "case 1: EOFError"),
         ("import ctypes\ndef add(a, b): ctypes.string_at(0)", "ended before it answered"),
     ],
@@ -262,6 +263,10 @@ def test_python_that_does_not_answer_scores_zero_with_the_reason(program: str, w
     assert (score.value, score.facets) == (0.0, {"format": 1.0, "cases": 0.0})
     assert why in score.feedback
     assert "17" not in score.feedback
+
+
+def test_a_mistake_of_syntax_is_told_with_its_line() -> None:
+    assert "SyntaxError in line 2" in grader().grade("x = 1\ndef add(a, b:\n", SUMS).feedback
 
 
 def test_a_main_block_does_not_run_and_a_failed_case_does_not_end_the_others() -> None:

@@ -271,6 +271,35 @@ def test_a_socket_in_the_file_system_is_out_of_reach() -> None:
 
 
 @SHUT_IN
+def test_an_abstract_socket_is_out_of_reach() -> None:
+    name = f"\0hybrid-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        with socket.socket(socket.AF_UNIX) as here:
+            here.connect(name)
+        program = "import socket\ndef f(name):\n    socket.socket(socket.AF_UNIX).connect(name)"
+        assert run(program, [name]).answers[0].failed == "ConnectionRefusedError"
+
+
+@SHUT_IN
+def test_all_files_together_are_limited_to_four_mebibytes() -> None:
+    program = """
+def f():
+    written = 0
+    try:
+        for number in range(20):
+            with open(f"/tmp/{number}", "wb") as stream:
+                stream.write(bytes(1_000_000))
+            written += 1
+    except OSError:
+        pass
+    return written
+"""
+    assert 2 <= value(program) <= 4
+
+
+@SHUT_IN
 def test_files_cannot_be_read_or_written_outside() -> None:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
@@ -386,7 +415,7 @@ run_program("import time\\ndef f():\\n    time.sleep(1000)", "f", [[]], Limits(6
 @SHUT_IN
 def test_a_program_does_not_outlive_a_grader_that_is_killed() -> None:
     folders = tempfile.mkdtemp()
-    environment = {**os.environ, "TMPDIR": folders, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "TMPDIR": folders, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *sys.path)))}
     grader = subprocess.Popen([sys.executable, "-c", STARTED], env=environment)
     try:
         assert _until(lambda: len(processes(folders)) >= 2)  # the guard and the program

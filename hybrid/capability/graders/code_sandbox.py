@@ -10,6 +10,7 @@ Does not: judge. A program is hostile until it has ended; what it sends is read 
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import json
@@ -256,7 +257,7 @@ class _Process:
         if not isinstance(reply, dict) or reply.get("nonce") != nonce:
             raise ProgramEndedError("wrote into the channel of its replies")
         if "failed" in reply:
-            return Answer(failed=_said(reply))
+            return Answer(failed=_said(reply, compiling=request["do"] == "compile"))
         return Answer(value=reply.get("value"))
 
     def close(self) -> None:
@@ -318,16 +319,15 @@ class _Process:
         return "ended before it answered"
 
 
-def _said(reply: dict[str, Any]) -> str:
-    """The kind of a failure. A program chooses what its errors are called, so only the built-in names are repeated."""
-    name = reply["failed"]
+def _said(reply: dict[str, Any], compiling: bool) -> str:
+    """The kind of a failure. A program chooses what its errors say, so only the names of built-in ones are repeated."""
+    name, line = reply["failed"], reply.get("line")
     if name == "NotPlainError":
         return "it returned something else than plain values"
-    known = getattr(__import__("builtins"), name, None) if isinstance(name, str) and name.isascii() else None
+    known = vars(builtins).get(name) if isinstance(name, str) else None
     if not (isinstance(known, type) and issubclass(known, BaseException)):
         return "an error of its own"
-    line = reply.get("line")
-    return f"{name} in line {line}" if type(line) is int and 0 < line < 1_000_000 else str(name)
+    return f"{name} in line {line}" if compiling and type(line) is int else str(name)
 
 
 @contextlib.contextmanager
