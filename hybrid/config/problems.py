@@ -31,13 +31,22 @@ def explain(error: Mapping[str, Any], spot: Spot, root: type[BaseModel], sibling
     if kind == "extra_forbidden":
         return _unknown_key(str(spot.path[-1]), spot, root, siblings)
     if kind == "missing":
-        return f"the key {str(spot.path[-1])!r} is missing", f"add `{spot.path[-1]}: {shapes.example(spot.shape)}`"
+        missing = f"the key {str(spot.path[-1])!r} is missing{_what_is_acknowledged(spot)}"
+        return missing, f"add `{spot.path[-1]}: {shapes.example(spot.shape)}`"
     handler = _HANDLERS.get(kind)
     if handler is not None:
         return handler(error, spot)
     if kind.endswith("_type") or kind.endswith("_parsing"):
         return _wrong_type(error["input"], spot.shape)
     return str(error["msg"]).removeprefix("Value error, "), f"write {shapes.expected(spot.shape)}"
+
+
+def _what_is_acknowledged(spot: Spot) -> str:
+    """A required key with one legal value is a consent: the sentence that says to what. Empty for other keys."""
+    field = spot.shape.field
+    if field is None or not field.is_required() or len(shapes.choices(spot.shape)) != 1:
+        return ""
+    return ": " + " ".join(str(field.description).split()).removesuffix(".")
 
 
 def _unknown_key(key: str, spot: Spot, root: type[BaseModel], siblings: Mapping[str, Any]) -> Sentences:
@@ -114,6 +123,7 @@ def _bad_word(error: Mapping[str, Any], spot: Spot) -> Sentences:
         return _wrong_type(found, spot.shape) if found is None else _not_legal(shown(found), legal)
     near = nearest(found, legal)
     message, fix = _not_legal(quoted(found), legal)
+    message += _what_is_acknowledged(spot)
     return message, f"did you mean {near!r}?" if near is not None else fix
 
 

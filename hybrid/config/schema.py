@@ -152,8 +152,42 @@ class PythonGrader(Section):
     """`package.module:function`."""
 
 
+class CodeGrader(Section):
+    """The completion holds a Python function that gives the expected value for every hidden case. It runs model output."""
+
+    type: Literal["code"]
+    acknowledge: Literal["runs model-written code"]
+    """This grader runs code that the model wrote on this machine; docs/code-grading.md says what holds it back and what does
+    not."""
+    entry: str = Field(pattern=r"^[A-Za-z_]\w*$", max_length=100)
+    """Name of the function to call. The cases are the example's `metadata.cases`, or else its reference as JSON: a list of
+    `{"args": [...], "expect": value}`."""
+    score: Literal["all", "share"] = "all"
+    """The value of an answer: 1 when every case passes and 0 otherwise, or the share of the cases that pass."""
+    tolerance: float = Field(default=1e-9, ge=0, lt=1)
+    """Relative and absolute tolerance where the expected number is written with a point or an exponent."""
+    timeout_s: int = Field(default=2, ge=1, le=60)
+    """Seconds of processor time for one answer, all cases together. It may do nothing for as long and 3 seconds more."""
+    memory_mb: int = Field(default=256, ge=64, le=16_384)
+    """Address space of the answer's process in MiB, of which Python itself takes about 25."""
+    most_output: int = Field(default=1_000_000, ge=1000, le=10_000_000)
+    """Bytes of all returned values together, as JSON. What is printed is thrown away."""
+    sandbox: Literal["subprocess"] = "subprocess"
+    """Where the code runs: a process of its own, with limits, and with the namespaces of Linux where they work."""
+    network: Literal["none", "allowed"] = "none"
+    """`none` refuses to grade on a machine that cannot cut the code off from network, files and other processes;
+    `allowed` goes on there, with limits but with your rights."""
+
+
 GraderConfig = Annotated[
-    ExactGrader | NormalizedGrader | NumericGrader | ChoiceGrader | RegexGrader | JsonGrader | PythonGrader,
+    ExactGrader
+    | NormalizedGrader
+    | NumericGrader
+    | ChoiceGrader
+    | RegexGrader
+    | JsonGrader
+    | CodeGrader
+    | PythonGrader,
     Field(discriminator="type"),
 ]
 

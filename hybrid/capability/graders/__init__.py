@@ -12,6 +12,7 @@ import math
 
 from hybrid.capability.graders.base import GraderError
 from hybrid.capability.graders.callables import PythonCallable, load_callable
+from hybrid.capability.graders.code import Code, code_mistakes
 from hybrid.capability.graders.numeric import Numeric
 from hybrid.capability.graders.pattern import Regex, pattern_mistakes
 from hybrid.capability.graders.structured import Json
@@ -26,7 +27,8 @@ __all__ = ["GraderError", "build_grader", "check_grader"]
 def check_grader(config: schema.GraderConfig) -> list[str]:
     """What keeps this grader from being built, as `key: what is wrong`; empty when nothing does.
 
-    A python grader is imported, which runs the top level of its module.
+    A python grader is imported, which runs the top level of its module. For a code grader a small program of our own is
+    run once, to see whether this machine can shut programs in.
     """
     match config:
         case schema.ChoiceGrader():
@@ -38,6 +40,8 @@ def check_grader(config: schema.GraderConfig) -> list[str]:
             return [f"{key}: it must be a finite number" for key, value in bounds.items() if not math.isfinite(value)]
         case schema.JsonGrader():
             return [f"fields: {path!r} has an empty part" for path in config.fields if "" in path.split(".")]
+        case schema.CodeGrader():
+            return code_mistakes(config)
         case schema.PythonGrader():
             try:
                 load_callable(config.path)
@@ -64,5 +68,7 @@ def build_grader(config: schema.GraderConfig) -> Grader:
             return Regex(config)
         case schema.JsonGrader():
             return Json(config)
+        case schema.CodeGrader():
+            return Code(config)
         case schema.PythonGrader():
             return PythonCallable(config)
