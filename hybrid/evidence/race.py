@@ -37,9 +37,10 @@ class Race:
 
     After each part, in this order: **reject** when the running mean difference is below 0; reject when no pair differs
     on four or more `first` examples, or on half of all; **accept** early after at least two parts when the one-sided sign
-    test has p < `policy.early_p` and the mean exceeds the margin. At the end accept if and only if the mean exceeds the
-    margin. A last part shorter than half a part joins the one before it. `first` names examples to ask before all others, as
-    a part of their own; of more than `policy.part` of them a seeded choice is asked first.
+    test has p < `policy.early_p` and the mean exceeds the margin, with `first` examples only if no other one got worse.
+    At the end accept if and only if the mean exceeds the margin. A last part shorter than half a part joins the one before
+    it. `first` names examples to ask before all others, as a part of their own; of more than `policy.part` of them a seeded
+    choice is asked first.
     """
 
     def __init__(self, n: int, policy: SearchGateConfig, seed: int, first: Sequence[int] = ()) -> None:
@@ -120,7 +121,10 @@ class Race:
             return (
                 "accept" if ahead else "reject"
             ), f"{mean:+.3f} {far}, {'above' if ahead else 'not above'} the margin {margin:g}"
-        if self._seen >= EARLY_PARTS and mean > margin and sign_tail(wins, wins + losses) < self._policy.early_p:
+        # Wins among the first examples say nothing of the others: one loss there, and the race is run to its end.
+        harmless = not self._ahead or min(self._differences[self._ahead :], default=0.0) >= 0
+        clear = sign_tail(wins, wins + losses) < self._policy.early_p
+        if self._seen >= EARLY_PARTS and mean > margin and clear and harmless:
             return "accept", f"ahead by {mean:.3f} {far}, {wins} better and {losses} worse: clear enough to stop"
         return None
 

@@ -109,3 +109,35 @@ def test_misuse_is_refused():
         race.observe([1.0] * 10, [0.0] * 10)
     with pytest.raises(ValueError, match="number of examples"):
         Race(-1, POLICY, 0)
+
+
+def test_first_examples_are_asked_first_and_weigh_no_more_than_their_share():
+    first = tuple(range(0, 100, 10))
+    found, parts = finish(Race(100, POLICY, 0, first), [0.0] * 100, [float(i in first) for i in range(100)])
+    assert set(parts[0]) == set(first) and found.decision == "accept" and found.n == 20
+    assert found.delta == pytest.approx(0.1) and found.low <= 0.1 <= found.high
+    assert sorted(i for part in parts for i in part) == sorted({i for part in parts for i in part})
+
+
+def test_a_challenger_that_does_nothing_where_it_should_is_dropped_at_once():
+    found, parts = finish(Race(100, POLICY, 0, range(8)), [0.0] * 100, [0.0] * 100)
+    assert found.decision == "reject" and len(parts) == 1 and found.n == 8 and "about" in found.reason
+
+
+def test_harm_elsewhere_forbids_an_early_acceptance():
+    """Nine wins where it was looked first, one loss in ten elsewhere: the whole is worse, and the race finds out."""
+    first = tuple(range(9))
+    challenger = [1.0 if i in first else 0.0 for i in range(100)]
+    incumbent = [float(i not in first and i % 5 == 0) for i in range(100)]
+    found, _ = finish(Race(100, POLICY, 0, first), incumbent, challenger)
+    assert found.decision == "reject"
+
+
+@PATIENT
+@given(st.integers(1, 60), st.sets(st.integers(0, 59)), st.integers(0, 3))
+def test_whatever_comes_first_every_example_is_asked_at_most_once(n, first, seed):
+    race, seen = Race(n, SearchGateConfig(part=8), seed, sorted(i for i in first if i < n)), []
+    while (part := race.next_part()) is not None:
+        seen += part
+        race.observe([0.0] * len(part), [float(k % 2 == 0) for k in range(len(part))])
+    assert len(seen) == len(set(seen)) and set(seen) <= set(range(n))
