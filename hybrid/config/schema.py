@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.section import Identifier as Identifier
+from hybrid.config.section import Section as Section
 
-class Section(BaseModel):
-    """Base of every section: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
-
-
-Identifier = Annotated[str, Field(pattern=r"^[a-z0-9]+(?:-[a-z0-9]+)*$", min_length=1, max_length=64)]
-"""A capability or run name: lower-case letters, digits and single hyphens, as Agent Skills require of a folder name."""
 PlacementName = Literal["keep", "skill", "weights", "both", "neither", "undecided"]
 
 
@@ -182,7 +177,9 @@ class CapabilityConfig(Section):
     vocabulary: str | None = None
     """YAML file of candidate lines for the offline proposer; default: `skill.proposer.vocabulary`."""
     decoding: DecodingConfig = DecodingConfig()
-    limit: dict[Literal["train", "search", "confirm", "test", "variant"], Annotated[int, Field(ge=1)]] = {}
+    limit: dict[Literal["train", "search", "confirm", "test", "variant"], Annotated[int, Field(ge=1)]] = Field(
+        default={}
+    )
     """At most so many examples of a split, the first by seeded shuffle."""
 
 
@@ -215,7 +212,7 @@ class RouterConfig(Section):
     """Least share of failures that break a rule which the document has, at its lower bound, that speaks for weights."""
     transfer: float = Field(default=0.5, ge=0, le=1)
     """Least gain on variants per gain in distribution for an adapter to ship."""
-    force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = {}
+    force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = Field(default={})
     """Capability -> placement to attempt whatever the probes say; the gates still decide whether it ships."""
     counterfactual: bool = False
     """Train the other arms too, and say what they would have given."""
@@ -450,6 +447,7 @@ class WeightsConfig(Section):
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    monitors: MonitorsConfig = MonitorsConfig()
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
