@@ -156,13 +156,18 @@ class Monitor:
         used, before = format_use(after, base), format_use(base)
         if used is None or before is None:
             return None
-        return self._one_format(used) or self._fewer_formats(before, used, start, now)
+        return self._one_format(before, used) or self._fewer_formats(before, used, start, now)
 
-    def _one_format(self, used: FormatUse) -> _Finding | None:
-        """One format has (nearly) everything, beyond what its accuracy at the start earns it."""
+    def _one_format(self, before: FormatUse, used: FormatUse) -> _Finding | None:
+        """One format rose to (nearly) everything, beyond what its accuracy at the start earns it.
+
+        That it rose counts too: where the base is hardly ever right, merit is unknown and excess alone says little.
+        """
         most, excess = self._settings.format_share, used.excess_collapse
         name, share = max(used.shares.items(), key=lambda item: item[1])
         if most is None or share < most or excess is None or excess <= self._settings.format_excess:
+            return None
+        if self._errors(share, before.shares.get(name, 0.0), self._settings.window) <= _SURE:
             return None
         beyond = f"{excess:.2g} nats beyond what accuracies at the start explain"
         return _Finding(share, most, f"{share:.2f} of the completions have the format {name!r}, {beyond}")
@@ -213,20 +218,21 @@ class Monitor:
         return _Finding(after, before + rise, f"{text}: can the grader be satisfied without answering?")
 
     def _fall(self, key: str, start: _Window, now: _Window) -> float:
-        """By how many standard errors a share fell; 0 where it was not measured.
+        """By how many standard errors a share fell; 0 where it was not measured."""
+        before, after = start.mean(key), now.mean(key)
+        if before is None or after is None:
+            return 0.0
+        return self._errors(before, after, min(len(start.values(key)), len(now.values(key))))
+
+    def _errors(self, larger: float, smaller: float, steps: int) -> float:
+        """By how many standard errors two shares of `steps` steps each differ.
 
         Groups count, not completions: those of one prompt resemble each other. Half a count is added each way, so that
         a share of 0 or 1 over a few groups is not taken for certain.
         """
-        before, after = start.mean(key), now.mean(key)
-        if before is None or after is None:
-            return 0.0
-        spread = 0.0
-        for share, steps in ((before, len(start.values(key))), (after, len(now.values(key)))):
-            groups = steps * self._groups
-            smooth = (share * groups + 0.5) / (groups + 1)
-            spread += smooth * (1.0 - smooth) / groups
-        return (before - after) / math.sqrt(spread)
+        groups = steps * self._groups
+        smooth = [(share * groups + 0.5) / (groups + 1) for share in (larger, smaller)]
+        return (larger - smaller) / math.sqrt(sum(share * (1.0 - share) for share in smooth) / groups)
 
 
 def _rises(start: _Window, now: _Window) -> bool:
