@@ -12,7 +12,7 @@ from fakes import FakeBackend
 
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
-from hybrid.errors import BudgetExhausted, RunFolderError
+from hybrid.errors import BudgetExhausted, DataError, RunFolderError
 from hybrid.pipeline import run as run_module
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.run import run
@@ -327,3 +327,26 @@ def test_formats_of_the_base_stand_where_nothing_was_placed(make: Callable[[Trut
     assert found.formats is not None
     assert set(found.formats.shares) == {"answer", "other"}
     assert found.formats.excess_collapse is None
+
+
+def test_a_classifier_that_cannot_be_imported_is_said_before_anything_is_spent(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    with pytest.raises(DataError, match="no_such_module") as caught:
+        world.go("weights.monitors.classifier=no_such_module:tell")
+    assert [p.key for p in caught.value.problems] == ["weights.monitors.classifier"]
+    assert world.backend.asked == []
+
+
+def test_a_classifier_whose_code_changed_is_another_run(
+    make: Callable[[Truth], World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(sharpen)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "told_apart.py"
+    module.write_text("def tell(completion):\n    return 'one'\n", encoding="utf-8")
+    override = "weights.monitors.classifier=told_apart:tell"
+    found = world.go(override)
+    assert found.formats is not None and found.formats.shares == {"one": 1.0}
+    module.write_text("def tell(completion):\n    return 'two'\n", encoding="utf-8")
+    with pytest.raises(RunFolderError, match="told_apart"):
+        world.go(override)
