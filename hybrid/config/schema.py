@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
@@ -330,6 +331,7 @@ class WeightsConfig(Section):
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    monitors: MonitorsConfig = MonitorsConfig()
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)

@@ -12,6 +12,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from hybrid import __version__
+from hybrid.evidence.classify import build_classifier
+from hybrid.evidence.formats import format_use
 from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
@@ -114,7 +116,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,
         gate=tuple(_verdict(a, v, adjusted.get(f"{name}/{a}")) for a, v in outcome.verdicts.items()),
         calibration=None,
-        formats=None,
+        formats=_formats(session, outcome, arm),
         collateral={
             other: r.Collateral(delta=t.delta, low=t.low, high=t.high, n=t.n)
             for other, t in sorted(verified.collateral.items())
@@ -327,6 +329,22 @@ def _flips(outcome: Outcome, arm: str | None) -> r.Flips:
         )
         (improved if after[0].passed else regressed).append(flip)
     return r.Flips(improved=tuple(improved[: r.MOST_FLIPS]), regressed=tuple(regressed[: r.MOST_FLIPS]))
+
+
+def _formats(session: Session, outcome: Outcome, arm: str | None) -> r.Formats | None:
+    """Formats of the placed arm's test answers (the base's where nothing was placed), compared with the base's.
+
+    Nothing is generated for it: the answers are those of the sealed test. None without a declared classifier.
+    """
+    classify, verified = build_classifier(session.loaded.config.weights.monitors), outcome.verified
+    if classify is None or verified is None:
+        return None
+
+    def labelled(name: str) -> list[tuple[str, bool]]:
+        return [(classify(x.text), x.passed) for row in verified.test[name].rollouts for x in row]
+
+    used = format_use(labelled(arm), labelled("base")) if arm else format_use(labelled("base"))
+    return None if used is None else r.Formats(**used.model_dump())
 
 
 def _totals(session: Session, capability: str | None, wall_seconds: float | None) -> r.LedgerTotals:

@@ -190,7 +190,8 @@ class Improver:
                 self.session.warn(f"{self.capability.name}: {arm}: training stopped: {error}")
                 return
             into.trainings[arm] = result
-            chosen = select_checkpoint(self.session, self.capability, result, skill, start)
+            into.notes += [f"{arm}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
+            chosen = select_checkpoint(self.session, self.capability, arm, result, skill, start)
             note["summary"] = summary(result, chosen, start)
         if chosen is None:
             into.notes.append(f"{arm}: no checkpoint passed the search gate; {result.note}".rstrip("; "))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from hybrid.capability.graders import GraderError
 from hybrid.capability.sources import check_gold, load_capability
 from hybrid.capability.types import SPLITS, Capability
 from hybrid.config.loader import LoadedConfig
 from hybrid.errors import DataError, Problem
+from hybrid.evidence.classify import build_classifier
 from hybrid.skill.document import parse
 from hybrid.skill.vocabulary import load_vocabulary
 
@@ -39,7 +41,16 @@ def _gather(loaded: LoadedConfig) -> tuple[list[Capability], list[Problem]]:
     for path in sorted({v for v in _vocabularies(loaded) if v is not None}):
         if loaded.resolve(path).is_file():
             problems += _tried(lambda p=path: load_vocabulary(loaded.resolve(p)))
-    return capabilities, problems
+    return capabilities, problems + _classifier(loaded)
+
+
+def _classifier(loaded: LoadedConfig) -> list[Problem]:
+    """What keeps answers from being told apart. Looked at before anything is spent: the report needs it at the end."""
+    try:
+        build_classifier(loaded.config.weights.monitors)
+    except GraderError as error:
+        return [loaded.problem(("weights", "monitors", "classifier"), str(error), "correct the path, or use formats")]
+    return []
 
 
 def _vocabularies(loaded: LoadedConfig) -> list[str | None]:

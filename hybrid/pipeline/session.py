@@ -19,6 +19,7 @@ from hybrid.backends.chat import ChatModel
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
 from hybrid.config.schema import CapabilityConfig
+from hybrid.evidence.classify import classifier_fingerprint
 from hybrid.evidence.ledger import Ledger
 from hybrid.evidence.measure import Meter
 from hybrid.evidence.rollouts import RolloutStore
@@ -118,11 +119,17 @@ def peak_memory_mb() -> int:
 
 
 def named_files(loaded: LoadedConfig) -> dict[str, str]:
-    """sha256 (hex) by path, as written, of the files that steer a run without being data: vocabularies and oracles."""
+    """sha256 (hex) by path, as written, of the files that steer a run without being data: vocabularies, oracles, the
+    module of a classifier of formats."""
     config = loaded.config
     replay = getattr(config.skill.proposer, "path", None)
     named = {config.skill.vocabulary, replay, *(p for c in config.capabilities for p in (c.vocabulary, c.oracle))}
-    return {p: hashlib.sha256(loaded.resolve(p).read_bytes()).hexdigest() for p in sorted(n for n in named if n)}
+    found = {p: hashlib.sha256(loaded.resolve(p).read_bytes()).hexdigest() for p in sorted(n for n in named if n)}
+    monitors = config.weights.monitors
+    told = classifier_fingerprint(monitors)
+    if monitors.classifier is not None and told is not None:
+        found[monitors.classifier] = told
+    return found
 
 
 def identity_fields(loaded: LoadedConfig, capabilities: tuple[Capability, ...], backend: Backend) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
 from hybrid.weights.schedule import plain, structured_first
 
@@ -64,6 +65,12 @@ def train_adapter(session: Session, capability: Capability, skill: str, arm: str
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
+    window = job.weights.monitors.window
+    if job.method == "grpo" and job.steps < 2 * window:
+        session.warn(
+            f"{capability.name}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
+            f"{window} (weights.monitors.window)"
+        )
 
     def on_progress(step: int, steps: int, metrics: dict[str, float]) -> None:
         data = {"capability": capability.name, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
@@ -75,7 +82,17 @@ def train_adapter(session: Session, capability: Capability, skill: str, arm: str
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
+    for alarm in result.alarms:
+        tell(session, capability.name, arm, alarm)
     return result
+
+
+def tell(session: Session, capability: str, arm: str, alarm: Alarm) -> None:
+    """Put an alarm on the report as a warning, and among the run's events once however often the run is resumed."""
+    session.warn(f"{capability}: {arm}: alarm {alarm.monitor} ({alarm.action}): {alarm.message}")
+    data = {"capability": capability, "arm": arm, **alarm.as_json()}
+    if session.folder.events.last("training.alarm", **data) is None:
+        session.folder.events.append("training.alarm", **data)
 
 
 def cache_folder(run_folder: Path) -> Path:
@@ -108,13 +125,14 @@ def _answer_spread(session: Session, capability: Capability, skill: str) -> list
 
 
 def select_checkpoint(
-    session: Session, capability: Capability, result: TrainResult, skill: str, start: Measurement
+    session: Session, capability: Capability, arm: str, result: TrainResult, skill: str, start: Measurement
 ) -> tuple[int, Adapter, Measurement] | None:
     """The checkpoint with the best `search` score, the earliest of equals; None when none beats where it started.
 
-    Training reward never chooses: it can rise while what is wanted falls.
+    Training reward never chooses: it can rise while what is wanted falls. Where it does, an alarm says so, and with
+    `rollback` the checkpoints from there on are not chosen.
     """
-    best: tuple[int, Adapter, Measurement] | None = None
+    found: list[tuple[int, Adapter, Measurement]] = []
     for step, adapter in result.checkpoints:
         candidate = session.candidate(capability, skill, adapter)
         examples = capability.splits["search"]
@@ -123,8 +141,15 @@ def select_checkpoint(
         except AdapterError as error:
             session.warn(f"{capability.name}: the checkpoint of step {step} was refused: {error}")
             continue
-        if best is None or measured.mean > best[2].mean:
-            best = (step, adapter, measured)
+        found.append((step, adapter, measured))
+    monitors = session.loaded.config.weights.monitors
+    scores = [(step, measured.mean) for step, _, measured in found]
+    alarm = unshared_reward(monitors, result.history, scores, start.mean)
+    if alarm is not None:
+        tell(session, capability.name, arm, alarm)
+        if alarm.action == "rollback":
+            found = [checkpoint for checkpoint in found if checkpoint[0] < alarm.onset]
+    best = max(found, key=lambda checkpoint: checkpoint[2].mean, default=None)  # the first of equals
     margin = session.loaded.config.gate.search.margin
     if best is None or best[2].mean <= start.mean + margin:
         return None

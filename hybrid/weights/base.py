@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import ModelConfig, WeightsConfig
+from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
@@ -64,7 +65,9 @@ class TrainResult:
     `seconds` are wall seconds in optimiser steps that count (work lost to a kill is not in it), `completions` the
     generated ones, `tokens_in` and `tokens_out` tokens read and generated over all processes. `history` has one entry
     per step with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
-    frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0.
+    frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
+    monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
+    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]
@@ -75,6 +78,7 @@ class TrainResult:
     tokens_out: int
     history: tuple[dict[str, float], ...]
     note: str
+    alarms: tuple[Alarm, ...] = ()
 
 
 class WeightTrainer(Protocol):

@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hybrid.capability.graders.base import GraderError
 from hybrid.errors import ConfigError, Problem
+from hybrid.evidence.classify import build_classifier, classifier_fingerprint
 from hybrid.store.atomic import canonical_json
 from hybrid.weights.base import TrainJob
 
@@ -22,7 +24,7 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 def check_job(job: TrainJob) -> None:
     """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
-    problems = [*_rewards(job), *_precision(job), *_targets(job), *_rows(job)]
+    problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job)]
     if problems:
         raise ConfigError(problems)
 
@@ -50,6 +52,16 @@ def _rewards(job: TrainJob) -> list[Problem]:
             message = "has no group called confidence"
             found.append(_problem("weights.rewards.confidence_pattern", message, r"write (?P<confidence>\d)"))
     return found
+
+
+def _classifier(job: TrainJob) -> list[Problem]:
+    if job.method != "grpo":
+        return []
+    try:
+        build_classifier(job.weights.monitors)
+    except GraderError as error:
+        return [_problem("weights.monitors.classifier", str(error), "correct the path, or use formats")]
+    return []
 
 
 def _precision(job: TrainJob) -> list[Problem]:
@@ -89,6 +101,9 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
     weights = job.weights.model_dump(mode="json", include={"lora", "checkpoint_every", "rows_per_device", job.method})
     if job.method == "grpo":
         weights["rewards"] = job.weights.rewards.model_dump(mode="json")
+        monitors = job.weights.monitors
+        weights["monitors"] = monitors.model_dump(mode="json", exclude={"formats", "classifier"})
+        weights["monitors"]["formats"] = classifier_fingerprint(monitors)
     nested = {
         "capability": job.capability,
         "method": job.method,

@@ -24,6 +24,7 @@ from hybrid.store.faults import faultpoint
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
 from hybrid.weights.jobs import base_label, job_identity
+from hybrid.weights.monitors import Alarm, Monitor, marks, taken_back_from
 
 RESULT = "RESULT.json"
 _KEYS = {
@@ -42,12 +43,15 @@ _KEYS = {
     "mean_token_accuracy": "token_accuracy",
 }
 """Keys of a trainer's log line -> names in `TrainResult.history`."""
+FIGURE = "monitor/"
+"""Prefix in a trainer's log of the figures that the monitors read; in the history they stand without it."""
 
 
 def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of one log line under the names of `TrainResult.history`, with `step`."""
     found = {"step": float(line["step"])}
-    for key, name in _KEYS.items():
+    figures = {key: key.removeprefix(FIGURE) for key in sorted(line) if key.startswith(FIGURE)}
+    for key, name in (_KEYS | figures).items():
         value = line.get(key)
         if isinstance(value, int | float) and math.isfinite(value):
             found[name] = float(value)
@@ -70,11 +74,27 @@ def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool
     return job.method == "grpo" and no_signal(history, min(job.weights.checkpoint_every, job.steps))
 
 
+def monitor_of(job: TrainJob) -> Monitor | None:
+    """A fresh monitor of a job; None for a method that is not watched."""
+    if job.method != "grpo":
+        return None
+    return Monitor(job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step)
+
+
+def alarms_of(job: TrainJob, history: Sequence[Mapping[str, float]]) -> tuple[Alarm, ...]:
+    """The alarms of a job's history, in order: the same whether it was trained in one go or resumed."""
+    monitor = monitor_of(job)
+    return tuple(alarm for line in history for alarm in monitor.feed(line)) if monitor is not None else ()
+
+
 def is_finished(job: TrainJob, checkpoint: Checkpoint | None) -> bool:
     """Whether nothing is left to train after `checkpoint`."""
     if checkpoint is None:
         return False
-    return checkpoint.step >= job.steps or stopped_early(job, [metrics_of(x) for x in read_log(checkpoint.path)])
+    if checkpoint.step >= job.steps:
+        return True
+    history = [metrics_of(line) for line in read_log(checkpoint.path)]
+    return stopped_early(job, history) or any(alarm.ends_training for alarm in alarms_of(job, history))
 
 
 def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
@@ -98,16 +118,19 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
 
 
 def finish(job: TrainJob, last: Checkpoint, identity: Mapping[str, Any], processes: int, note: str) -> TrainResult:
-    """Export every valid checkpoint up to `last`, record the result durably, and return it."""
+    """Export every valid checkpoint up to `last` that no alarm took back, record the result durably, and return it."""
     log = read_log(last.path)
     history = [metrics_of(line) for line in log]
-    notes = [note] if note else []
+    alarms = alarms_of(job, history)
+    history = [line | marks(alarms, line["step"]) for line in history]
+    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
+    end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if stopped_early(job, history):
         notes.append(_no_signal_note(len(history), job))
     else:
         for step, folder in sorted(checkpoint_folders(job.out)):
-            if step > last.step:
+            if step > last.step or step >= end:
                 continue
             found = last if step == last.step else read_checkpoint(folder, identity, processes)
             if isinstance(found, Checkpoint):
@@ -122,9 +145,22 @@ def finish(job: TrainJob, last: Checkpoint, identity: Mapping[str, Any], process
         **_tokens(job, log),
         history=tuple(history),
         note="; ".join(notes),
+        alarms=alarms,
     )
     _record(job, result)
     return result
+
+
+def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]:
+    """What the alarms changed; what they said is in the alarms themselves."""
+    notes = []
+    ending = [alarm.monitor for alarm in alarms if alarm.ends_training]
+    if ending:
+        notes.append(f"{' and '.join(ending)} stopped the training at step {last} of {job.steps}")
+    end = taken_back_from(alarms)
+    if end is not None:
+        notes.append(f"checkpoints of step {end} and later were taken back")
+    return notes
 
 
 def _no_signal_note(steps: int, job: TrainJob) -> str:
@@ -154,6 +190,7 @@ def _record(job: TrainJob, result: TrainResult) -> None:
         "tokens_out": result.tokens_out,
         "history": list(result.history),
         "note": result.note,
+        "alarms": [alarm.as_json() for alarm in result.alarms],
     }
     faultpoint("result.before")
     write_json(job.out / RESULT, seal(body))
@@ -179,7 +216,8 @@ def read_result(job: TrainJob) -> TrainResult | None:
             return None
         found.append((step, adapter))
     numbers = {key: body[key] for key in ("steps", "seconds", "completions", "tokens_in", "tokens_out", "note")}
-    return TrainResult(checkpoints=tuple(found), history=tuple(body["history"]), **numbers)
+    alarms = tuple(Alarm(**alarm) for alarm in body["alarms"])
+    return TrainResult(checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, **numbers)
 
 
 def require_last(job: TrainJob, checkpoint: Checkpoint | None) -> Checkpoint:

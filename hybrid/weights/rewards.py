@@ -58,6 +58,13 @@ class Rewards:
         confidences = [parse_confidence(text, self._pattern, self._scale) for text in completions]
         return [brier(s.passed, q) for s, q in zip(scores, confidences, strict=True)]
 
+    def newest(self) -> list[tuple[int, str, Score]]:
+        """(row, completion, score) of the newest batch, in order; empty before the first."""
+        if self._newest is None:
+            return []
+        (rows, completions), scores = self._newest
+        return list(zip(rows, completions, scores, strict=True))
+
     def _scores(self, rows: Sequence[int], completions: Sequence[str]) -> list[Score]:
         key = (tuple(rows), tuple(completions))
         if self._newest is None or self._newest[0] != key:

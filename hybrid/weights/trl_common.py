@@ -26,7 +26,8 @@ from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
 from hybrid.weights.identity import probe_policy
 from hybrid.weights.labelled import score_labelled_only
-from hybrid.weights.results import metrics_of, stopped_early
+from hybrid.weights.monitors import Alarm, marks
+from hybrid.weights.results import metrics_of, monitor_of, stopped_early
 from hybrid.weights.schedule import Order
 
 _SMALL = 2_000_000_000
@@ -198,11 +199,13 @@ class DurableMixin:
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Guards and progress: probes the policy, checks each update, reports each step, stops a job without signal."""
+    """Guards and progress: probes the policy, checks each update, reports each step, feeds the monitors, and stops a job
+    that has no signal or whose alarm says so."""
 
     def __init__(self, trainer: Any, session: Session) -> None:
         self._trainer, self._session = trainer, session
         self._probed_moved = False
+        self._monitor, self._fed = monitor_of(session.job), 0
 
     def on_train_begin(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
         """Prove that rollouts come from the model that is trained."""
@@ -218,12 +221,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Report the step; stop when the first steps had nothing to learn from."""
+        """Report the step; stop when the first steps had nothing to learn from, or when an alarm ends the training."""
         lines = [line for line in state.log_history if "loss" in line]
         if lines and lines[-1] is state.log_history[-1]:
+            fired = self._watch(lines)
             if state.is_world_process_zero:
-                self._session.on_progress(state.global_step, state.max_steps, metrics_of(lines[-1]))
-            if stopped_early(self._session.job, [metrics_of(line) for line in lines]):
+                metrics = metrics_of(lines[-1]) | marks(fired, state.global_step)
+                self._session.on_progress(state.global_step, state.max_steps, metrics)
+            ended = any(alarm.ends_training for alarm in fired)
+            if ended or stopped_early(self._session.job, [metrics_of(line) for line in lines]):
                 control.should_save = True
                 control.should_training_stop = True
         return control
@@ -232,6 +238,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Prove once more, when the adapter has moved: at the start of a fresh job it equals the base."""
         if not self._probed_moved:
             self._probe()
+
+    def _watch(self, lines: list[dict[str, Any]]) -> list[Alarm]:
+        """Feed the monitor the lines that it has not seen: one, or after a resume all that the checkpoint holds."""
+        if self._monitor is None:
+            return []
+        fresh, self._fed = lines[self._fed :], len(lines)
+        return [alarm for line in fresh for alarm in self._monitor.feed(metrics_of(line))]
 
     def _probe(self) -> None:
         found = probe_policy(self._trainer, self._trainer.probe_prompts(), self._trainer.score)

@@ -1,7 +1,8 @@
 """The TRL side of GRPO: a thin subclass of TRL's trainer and the call that runs it.
 
 Overridden, each for one reason: `_tokenize_prompts` (the ids that measurement reads), `_calculate_rewards` (non-finite
-rewards and groups without variance), `_get_train_sampler` and `_save_checkpoint` (resume to the same bytes).
+rewards, groups without variance, figures for the monitors), `_get_train_sampler` and `_save_checkpoint` (resume to the
+same bytes).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -17,6 +19,8 @@ from hybrid.backends.loading import fold_lm_head
 from hybrid.errors import TrainingError
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
+from hybrid.weights.observe import Observer, figures
+from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, signal_share
 from hybrid.weights.schedule import Order
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
@@ -33,7 +37,10 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         self.repeat, self.passes = grpo.generations, plan.accumulation
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}
-        functions, weights = _reward_functions(session)
+        self._observer = Observer(job.weights.monitors, job.examples, job.grader)
+        rewards = job.weights.rewards
+        self._graded = Rewards(job.examples, job.grader, rewards.confidence_pattern, rewards.confidence_scale)
+        functions, weights = _reward_functions(session, self._graded)
         super().__init__(
             model=session.loaded.model,
             reward_funcs=functions,
@@ -55,13 +62,38 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
             raise TrainingError(f"step {step}: a reward is not finite; the weights were not updated. Check the grader")
         totals = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1).tolist()
         self._silent = 1.0 - signal_share(totals, self.num_generations)
+        samples = gather_object(self._observer.samples(self._graded.newest()))
+        self._figures = figures(samples, self.num_generations)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's rollouts, with our count of silent groups: under `scale_rewards: batch` TRL's hides them."""
+        """TRL's rollouts, with our count of silent groups (under `scale_rewards: batch` TRL's hides them) and figures."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        self._metrics["train"]["frac_reward_zero_std"][-1] = self._silent
+        metrics = self._metrics["train"]
+        metrics["frac_reward_zero_std"][-1] = self._silent
+        for name, value in self._figures.items():
+            metrics[FIGURE + name].append(value)
+        if self.beta == 0.0 and self.session.job.weights.monitors.kl is not None:
+            metrics["kl"].append(self._kl_to_base(output))
         return output
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _kl_to_base(self, output: dict[str, Any]) -> float:
+        """Mean over completion tokens of exp(d) - d - 1, d = base minus policy log-probability (Schulman's k3), in nats.
+
+        TRL computes it only when it is part of the loss.
+        """
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        counted = output["completion_mask"].float()
+        arguments = (self.model, ids, mask, output["completion_ids"].size(1), self.args.per_device_train_batch_size)
+        policy, _, _ = self._get_per_token_logps_and_entropies(*arguments)
+        with self.accelerator.unwrap_model(self.model).disable_adapter():
+            base, _, _ = self._get_per_token_logps_and_entropies(*arguments)
+        gap = base - policy
+        sums = torch.stack([((torch.exp(gap) - gap - 1.0) * counted).sum(), counted.sum()])
+        total, count = self.accelerator.gather(sums[None]).sum(dim=0).tolist()
+        return float(total / count)
 
     def probe_prompts(self) -> list[list[int]]:
         """Two prompts for the policy probe."""
@@ -106,10 +138,9 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
     )
 
 
-def _reward_functions(session: Session) -> tuple[list[Any], list[float]]:
+def _reward_functions(session: Session, rewards: Rewards) -> tuple[list[Any], list[float]]:
     """Reward functions in TRL's calling convention, and their weights; Brier is a column of its own and so logged."""
-    job, settings = session.job, session.job.weights.rewards
-    rewards = Rewards(job.examples, job.grader, settings.confidence_pattern, settings.confidence_scale)
+    settings = session.job.weights.rewards
     tokenizer, stops = session.loaded.tokenizer, set(session.loaded.stop_ids)
 
     def texts(completion_ids: list[list[int]]) -> list[str]:

@@ -12,12 +12,14 @@ from fakes import FakeBackend
 
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
-from hybrid.errors import BudgetExhausted, RunFolderError
+from hybrid.errors import BudgetExhausted, DataError, RunFolderError
 from hybrid.pipeline import run as run_module
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.run import run
-from hybrid.report.schema import CapabilityReport, load_report
+from hybrid.report.schema import CapabilityReport, Report, load_report
+from hybrid.store.records import RecordLog
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.monitors import Alarm
 
 SIZES = {"train": 12, "search": 16, "confirm": 24, "test": 24, "variant": 12}
 BAD, GOOD, EQUAL = "b" * 64, "c" * 64, "d" * 64
@@ -33,6 +35,8 @@ class World:
         self.folder, self.truth = folder, truth
         self.trained: list[TrainJob] = []
         self.finished: dict[str, TrainResult] = {}
+        self.history: tuple[dict[str, float], ...] = ({"step": 10.0, "loss": 0.5, "reward": 0.25},)
+        self.alarms: tuple[Alarm, ...] = ()
         self.backend = FakeBackend(self._answer)
         (folder / "marks").mkdir()
         for split, size in SIZES.items():
@@ -66,14 +70,17 @@ class World:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "adapter_model.safetensors").write_text(sha256, encoding="utf-8")
                 checkpoints.append((step, Adapter(folder, sha256)))
-            history = ({"step": 10.0, "loss": 0.5, "reward": 0.25},)
-            self.finished[str(job.out)] = TrainResult(tuple(checkpoints), 30, 12.5, 240, 4800, 960, history, "")
+            self.finished[str(job.out)] = TrainResult(
+                tuple(checkpoints), 30, 12.5, 240, 4800, 960, self.history, "", self.alarms
+            )
         return self.finished[str(job.out)]
 
     def go(self, *overrides: str, out: str = "run") -> CapabilityReport:
+        return self.report(*overrides, out=out).capabilities[0]
+
+    def report(self, *overrides: str, out: str = "run") -> Report:
         loaded = load_config(self.folder / "config.yaml", overrides)
-        path = run(loaded, self.folder / out, on_event=lambda kind, data: None)
-        return load_report(path).capabilities[0]
+        return load_report(run(loaded, self.folder / out, on_event=lambda kind, data: None))
 
 
 def sharpen(text: str, question: str, seed: int, adapter: str) -> bool:
@@ -240,3 +247,106 @@ def test_candidates_that_change_after_the_seal_are_refused(make: Callable[[Truth
     world.finished[key] = TrainResult(swapped[:1] + result.checkpoints[2:], *list(result.__dict__.values())[1:])
     with pytest.raises(RunFolderError, match="opened for other candidates"):
         world.go()
+
+
+ALARM = Alarm(
+    "clipped", 12, 8, 0.75, 0.6, "warn", "steps 8 to 12: 0.75 of the completions are cut off, 0.20 at the start"
+)
+
+
+def test_an_alarm_is_a_warning_a_reason_and_an_event_and_keeps_its_bytes(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    world.alarms = (ALARM,)
+    found = world.report()
+    said = f"alarm clipped (warn): {ALARM.message}"
+    assert f"marks: weights: {said}" in found.warnings
+    assert f"weights: {said}" in found.capabilities[0].decision_trail
+    path = world.folder / "run" / "report" / "placement.json"
+    before = path.read_bytes()
+    world.report()
+    assert path.read_bytes() == before
+    events = [
+        e["data"] for e in RecordLog(world.folder / "run" / "events.jsonl").read() if e["kind"] == "training.alarm"
+    ]
+    assert events == [{"capability": "marks", "arm": "weights", **ALARM.as_json()}], "once, however often it is resumed"
+
+
+RISING = tuple({"step": float(s), "loss": 0.5, "reward": 0.1 if s <= 5 else 0.6} for s in range(1, 31))
+
+
+def barely(text: str, question: str, seed: int, adapter: str) -> bool:
+    """The checkpoint of step 10 is worth nothing on `search` although its reward has risen; the later ones are."""
+    return seed % 3 == 0 if not adapter else adapter in (GOOD, EQUAL)
+
+
+@pytest.mark.parametrize(("action", "placement"), [("warn", "weights"), ("rollback", "neither")])
+def test_a_reward_that_search_does_not_share_warns_or_rolls_back(
+    make: Callable[[Truth], World], action: str, placement: str
+) -> None:
+    world = make(barely)
+    world.history = RISING
+    found = world.report(f"weights.monitors.on_alarm.reward_without_search={action}")
+    (warning,) = [w for w in found.warnings if "reward_without_search" in w]
+    assert f"({action}): step 10: the training reward rose from 0.1 to 0.6" in warning
+    assert found.capabilities[0].placement == placement
+
+
+def test_a_reward_that_search_shares_is_no_alarm(make: Callable[[Truth], World]) -> None:
+    world = make(lambda text, question, seed, adapter: seed % 3 == 0 or bool(adapter))
+    world.history = RISING
+    assert not [w for w in world.report().warnings if "alarm" in w]
+
+
+def test_a_training_too_short_to_be_monitored_says_so(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    (warning,) = [w for w in world.report("weights.grpo.steps=9").warnings if "monitored" in w]
+    assert "9 steps are fewer than two windows of 5" in warning
+    assert not [w for w in world.report("weights.grpo.steps=10", out="longer").warnings if "monitored" in w]
+
+
+FORMATS = "weights.monitors.formats=[{name: answer, pattern: '^a'}]"
+
+
+def test_formats_of_the_placed_arm_come_from_the_stored_test_answers(make: Callable[[Truth], World]) -> None:
+    """The base answers `no` to two thirds of the rows; the adapter always in the format that is right."""
+    plain_world = make(sharpen)
+    assert plain_world.go().formats is None
+    asked = len(plain_world.backend.asked)
+    found = plain_world.go(FORMATS, out="told")
+    assert found.placement == "weights"
+    assert len(plain_world.backend.asked) == 2 * asked, "telling formats apart asks nothing"
+    assert found.formats is not None
+    assert (found.formats.shares, found.formats.effective, found.formats.n) == ({"answer": 1.0}, 1.0, 24)
+    # `no` is never right, so the optimum is nearly `answer` alone: half a count of each is all that is left.
+    assert found.formats.excess_collapse is not None and found.formats.excess_collapse < 0.1
+
+
+def test_formats_of_the_base_stand_where_nothing_was_placed(make: Callable[[Truth], World]) -> None:
+    found = make(lambda text, question, seed, adapter: seed % 3 == 0).go(FORMATS)
+    assert found.placement == "neither"
+    assert found.formats is not None
+    assert set(found.formats.shares) == {"answer", "other"}
+    assert found.formats.excess_collapse is None
+
+
+def test_a_classifier_that_cannot_be_imported_is_said_before_anything_is_spent(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    with pytest.raises(DataError, match="no_such_module") as caught:
+        world.go("weights.monitors.classifier=no_such_module:tell")
+    assert [p.key for p in caught.value.problems] == ["weights.monitors.classifier"]
+    assert world.backend.asked == []
+
+
+def test_a_classifier_whose_code_changed_is_another_run(
+    make: Callable[[Truth], World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make(sharpen)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "told_apart.py"
+    module.write_text("def tell(completion):\n    return 'one'\n", encoding="utf-8")
+    override = "weights.monitors.classifier=told_apart:tell"
+    found = world.go(override)
+    assert found.formats is not None and found.formats.shares == {"one": 1.0}
+    module.write_text("def tell(completion):\n    return 'two'\n", encoding="utf-8")
+    with pytest.raises(RunFolderError, match="told_apart"):
+        world.go(override)

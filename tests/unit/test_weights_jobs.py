@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.capability.types import Example, Score
+from hybrid.config.monitors import AlarmActions, FormatPattern, MonitorsConfig
 from hybrid.config.schema import GrpoConfig, LoraConfig, ModelConfig, RewardConfig, SftConfig, WeightsConfig
 from hybrid.errors import ConfigError
 from hybrid.weights.base import TrainJob
@@ -75,6 +76,9 @@ CHANGES = [
     {"weights": {"rewards": RewardConfig(brier_weight=0.5)}},
     {"weights": {"checkpoint_every": 7}},
     {"weights": {"rows_per_device": 4}},
+    {"weights": {"monitors": MonitorsConfig(entropy_floor=0.5)}},
+    {"weights": {"monitors": MonitorsConfig(on_alarm=AlarmActions(kl="stop"))}},
+    {"weights": {"monitors": MonitorsConfig(formats=(FormatPattern(name="a", pattern="x"),))}},
 ]
 
 
@@ -119,6 +123,7 @@ def test_identity_names_fields_by_their_config_keys():
             {"weights": {"rewards": RewardConfig(brier_weight=0.5, confidence_pattern="(?P<confidence>")}},
             "weights.rewards.confidence_pattern",
         ),
+        ({"weights": {"monitors": MonitorsConfig(classifier="no_such:tell")}}, "weights.monitors.classifier"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),
         ({"weights": {"lora": LoraConfig(target_modules=("q_proj", "lm_head"))}}, "weights.lora.target_modules"),
         ({"examples": ()}, "capabilities"),

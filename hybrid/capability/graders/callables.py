@@ -49,7 +49,7 @@ class PythonCallable:
 
     def fingerprint(self) -> str:
         """Identity of the path and of the source file that defines the callable, without what that file imports."""
-        return settings_fingerprint(self._config, {"source": _source_hash(self._function)})
+        return settings_fingerprint(self._config, {"source": source_hash(self._function)})
 
     def _checked(self, score: Score, example: Example) -> Score:
         if not isinstance(score.passed, bool) or not isinstance(score.feedback, str):
@@ -65,7 +65,7 @@ class PythonCallable:
         return f"python grader {self._config.path}, example {example.id!r}:"
 
 
-def load_callable(path: str) -> Callable[[str, Example], Any]:
+def load_callable(path: str) -> Callable[..., Any]:
     """Import `package.module:function`. Raises `GraderError` saying what is missing."""
     module_name, _, name = path.partition(":")
     try:
@@ -81,7 +81,8 @@ def load_callable(path: str) -> Callable[[str, Example], Any]:
     return function  # type: ignore[no-any-return]  # what it returns is checked at every call
 
 
-def _source_hash(function: Callable[..., Any]) -> str:
+def source_hash(function: Callable[..., Any]) -> str:
+    """sha256 (hex) of the source file that defines a callable; empty where there is none."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:  # built-in, or an instance: its class tells
