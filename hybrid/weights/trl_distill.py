@@ -67,6 +67,8 @@ def divergence(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
 class HybridDistill(HybridSft):
     """Supervised fine-tuning whose loss is the divergence from the teacher. `targets` has one entry per row."""
 
+    data_collator: Any
+
     def __init__(self, session: Session, rows: Sequence[GoldRow], targets: Sequence[Targets], tokens: int) -> None:
         super().__init__(session, rows)
         self._targets = tuple(targets)
