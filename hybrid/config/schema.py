@@ -314,6 +314,44 @@ class SftConfig(Section):
     learning_rate: float = Field(default=1e-4, gt=0)
 
 
+class DistillConfig(Section):
+    """Context distillation (Askell et al. 2021, 2112.00861; Snell et al. 2022, 2209.15189): the base that reads the accepted
+    document teaches an adapter that does not."""
+
+    samples: int = Field(default=4, ge=1, le=256)
+    """Answers of the teacher to each training prompt."""
+    temperature: float = Field(default=1.0, ge=0, le=5)
+    """Of the teacher's answers; 0 is greedy, and needs `samples: 1`."""
+    keep: Literal["passed", "all"] = "passed"
+    """Which answers are taught: those that the grader passes, each different one once; or all, as often as they came."""
+    targets: Literal["text", "logits"] = "text"
+    """What is learnt of an answer: its tokens, or the teacher's distribution of every next token in it."""
+    top_k: int = Field(default=32, ge=1)
+    """`logits`: most likely tokens that are matched one by one; all others together are one more."""
+    steps: int = Field(default=200, ge=1)
+    """Optimiser steps."""
+    batch: int = Field(default=16, ge=1)
+    """Answers per step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    paraphrases: Literal[False] = False
+    """Prompts besides those of `train` are not offered yet."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> DistillConfig:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("samples must be 1 at temperature 0: greedy answers are all the same")
+        return self
+
+
+class WarmStartConfig(Section):
+    """Supervised steps on gold completions before GRPO, in the same training."""
+
+    steps: int = Field(ge=1)
+    """Optimiser steps."""
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+
 class ScheduleConfig(Section):
     """Order of training rows."""
 
@@ -325,17 +363,37 @@ class ScheduleConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft"] = "grpo"
+    method: Literal["grpo", "sft", "distill"] = "grpo"
+    """`distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
+    distill: DistillConfig = DistillConfig()
+    warm_start: WarmStartConfig | None = None
+    """For `grpo`: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
     """Completions in one forward pass; default: the whole step."""
+
+    @model_validator(mode="after")
+    def _warm_start_is_for_grpo(self) -> WeightsConfig:
+        if self.warm_start is not None and self.method != "grpo":
+            raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+        return self
+
+    @property
+    def supervised(self) -> SftConfig | DistillConfig:
+        """Steps, batch and learning rate of the supervised method: those of `distill` for it, else those of `sft`."""
+        return self.distill if self.method == "distill" else self.sft
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one training, without a warm start's."""
+        return self.grpo.steps if self.method == "grpo" else self.supervised.steps
 
 
 class SearchGateConfig(Section):

@@ -16,10 +16,11 @@ from hybrid.errors import TrainingError
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline import proposers
 from hybrid.pipeline.arms import Built
+from hybrid.pipeline.lessons import Lessons, lessons
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.training import select_checkpoint, summary, train_adapter
-from hybrid.router.place import ArmName
+from hybrid.router.place import ARMS, ArmName
 from hybrid.router.route import Route
 from hybrid.skill.document import SkillDocument, new_document, parse
 from hybrid.skill.edits import apply
@@ -33,7 +34,7 @@ from hybrid.skill.skillopt import optimise
 from hybrid.skill.task import SkillTask
 from hybrid.store.atomic import write_text
 from hybrid.store.faults import faultpoint
-from hybrid.weights.base import TrainResult
+from hybrid.weights.base import Method, TrainResult
 
 
 @dataclass
@@ -48,8 +49,14 @@ class Improved:
     notes: list[str] = field(default_factory=list)
 
 
-def wanted_arms(route: Route, counterfactual: bool) -> tuple[ArmName, ...]:
-    """The arms that a placement needs: both = the text first, then an adapter that reads it."""
+def wanted_arms(route: Route, counterfactual: bool, method: Method) -> tuple[ArmName, ...]:
+    """The arms to build: both = the text first, then an adapter that reads it.
+
+    `distill` always builds the text and then the adapter that it teaches, whichever of them was asked for; the gate
+    compares them. An adapter that reads the document has nothing to learn from it, so there is no `both`.
+    """
+    if method == "distill":
+        return ("skill", "weights") if counterfactual or route.placement in ARMS else ()
     if counterfactual:
         return ("skill", "weights", "both")
     needed: dict[PlacementName, tuple[ArmName, ...]] = {
@@ -58,6 +65,14 @@ def wanted_arms(route: Route, counterfactual: bool) -> tuple[ArmName, ...]:
         "both": ("skill", "both"),
     }
     return needed.get(route.placement, ())
+
+
+def placed_arms(route: Route, method: Method, forced: bool) -> tuple[ArmName, ...]:
+    """The built arms among which the placement is chosen. Forced to weights, a distilled adapter does not compete with
+    the document that taught it: that is how a text is promoted to weights."""
+    if method == "distill" and forced and route.placement == "weights":
+        return ("weights",)
+    return wanted_arms(route, False, method)
 
 
 def seed_document(session: Session, capability: Capability) -> SkillDocument:
@@ -183,7 +198,8 @@ class Improver:
         """Train an adapter that reads `skill`; one that does not beat `start` on search builds no arm."""
         with self.session.stage(self.capability.name, arm) as note:
             try:
-                result = train_adapter(self.session, self.capability, skill, arm)
+                taught = self._lessons(into) if self.session.loaded.config.weights.method == "distill" else None
+                result = train_adapter(self.session, self.capability, skill, arm, taught)
             except TrainingError as error:
                 note["summary"] = f"stopped: {error}"
                 into.notes.append(f"{arm}: training stopped: {error}")
@@ -198,6 +214,18 @@ class Improver:
             return
         into.selected_steps[arm] = chosen[0]
         into.built[arm] = Built(skill=skill, adapter=chosen[1])
+
+    def _lessons(self, into: Improved) -> Lessons:
+        """What the accepted document teaches. Raises TrainingError when there is none, or it teaches nothing."""
+        taught = into.built.get("skill")
+        if taught is None:
+            raise TrainingError(
+                "weights.method is distill, and no document was accepted: there is nothing to distill. Give the "
+                "capability a seed document or a proposer that finds one, or use grpo or sft"
+            )
+        found = lessons(self.session, self.capability, taught.skill)
+        into.notes.append(f"weights: {found.summary}")
+        return found
 
     def improve(self, arms: Sequence[ArmName], fallback: PlacementName | None) -> Improved:
         """Build the wanted arms in order; where the first finds nothing, the fallback is tried."""

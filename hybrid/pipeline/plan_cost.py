@@ -92,6 +92,14 @@ def expected_work(config: Config, name: str) -> Work:
     def fixed(documents: int, trainings: int, arms: int) -> Work:
         return Work(*(Estimate(typical=n, upper=n) for n in (documents, trainings, arms)))
 
+    if config.weights.method == "distill":
+        routed = config.router.force.get(name)
+        if routed in ("keep", "neither") and not config.router.counterfactual:
+            return fixed(0, 0, 0)
+        if routed or config.router.counterfactual:
+            return fixed(1, 1, 2)
+        one = Estimate(typical=1, upper=1)
+        return Work(one, one, Estimate(typical=2, upper=2))
     if config.router.counterfactual:
         return fixed(1, 2, 3)
     forced = {"skill": (1, 0, 1), "weights": (0, 1, 1), "both": (1, 1, 2), "keep": (0, 0, 0), "neither": (0, 0, 0)}
@@ -200,8 +208,8 @@ def requests(skill: SkillConfig, train: int) -> int:
 
 
 def training_steps(weights: WeightsConfig) -> int:
-    """Optimiser steps of one training."""
-    return weights.grpo.steps if weights.method == "grpo" else weights.sft.steps
+    """Optimiser steps of one training, a warm start's included."""
+    return weights.steps + (weights.warm_start.steps if weights.warm_start is not None else 0)
 
 
 def training_completions(weights: WeightsConfig) -> int:
@@ -212,11 +220,13 @@ def training_completions(weights: WeightsConfig) -> int:
 
 def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     """One training: its own completions, every checkpoint and the start on `search`, the ordering of rows."""
-    checkpoints = ceil(training_steps(config.weights) / config.weights.checkpoint_every)
+    checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
+    taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
     selection, made = checkpoints * sizes.search, training_completions(config.weights)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
     return (
         Calls(what="ordering of rows", typical=ordering, upper=ordering),
+        Calls(what="teacher's answers", typical=taught, upper=taught, reads_text=True),
         Calls(what="training completions", typical=made, upper=made, reads_text=True),
         Calls(what="checkpoints on search", typical=selection, upper=selection, reads_text=True),
         Calls(what="start on search", typical=sizes.search, upper=sizes.search),

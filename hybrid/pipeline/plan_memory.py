@@ -72,7 +72,10 @@ def _mib(size: float) -> int:
 
 def _rows_per_step(config: Config) -> int:
     weights = config.weights
-    return weights.grpo.prompts_per_step * weights.grpo.generations if weights.method == "grpo" else weights.sft.batch
+    if weights.method != "grpo":
+        return weights.supervised.batch
+    rows = weights.grpo.prompts_per_step * weights.grpo.generations
+    return max(rows, weights.warm_start.batch) if weights.warm_start is not None else rows
 
 
 def _adapter_parameters(shapes: dict[str, tuple[int, ...]], rank: int) -> int:

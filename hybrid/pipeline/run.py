@@ -26,7 +26,7 @@ from hybrid.pipeline import workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
-from hybrid.pipeline.improve import Improved, Improver, keep_placed, wanted_arms
+from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms, wanted_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.training import cache_folder, make_job, run_job
@@ -168,7 +168,8 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
 
 def _improve(session: Session, outcome: Outcome) -> None:
     assert outcome.route is not None
-    arms = wanted_arms(outcome.route, session.loaded.config.router.counterfactual)
+    config = session.loaded.config
+    arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
     outcome.improved = Improver(session, outcome.capability).improve(arms, outcome.route.fallback)
     faultpoint("stage.improve")
 
@@ -187,7 +188,8 @@ def _judge(session: Session, outcome: Outcome) -> None:
 
 def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
     """Correct over every arm of every capability that asked, then place each capability on what is left."""
-    policy = session.loaded.config.gate.ship
+    config = session.loaded.config
+    policy, forced = config.gate.ship, config.router.force
     asked = {
         f"{o.capability.name}/{arm}": verdict
         for o in outcomes
@@ -202,9 +204,10 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
             outcome.verdicts = {arm: corrected[f"{outcome.capability.name}/{arm}"] for arm in shipping.verdicts}
         # Without a counterfactual the fallback is built only where the text arm found nothing.
         fallback = None if "skill" in outcome.improved.built else outcome.route.fallback
-        routed = set(wanted_arms(outcome.route, False)) | ({fallback} & set(outcome.verdicts))
+        wanted = placed_arms(outcome.route, config.weights.method, outcome.capability.name in forced)
+        routed = set(wanted) | ({fallback} & set(outcome.verdicts))
         outcome.placement = _placed(session, outcome, {a: v for a, v in outcome.verdicts.items() if a in routed})
-        if session.loaded.config.router.counterfactual:
+        if config.router.counterfactual:
             outcome.counterfactual = _placed(session, outcome, outcome.verdicts)
 
 

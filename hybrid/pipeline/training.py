@@ -15,6 +15,7 @@ from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
+from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.monitors import Alarm, unshared_reward
@@ -31,9 +32,12 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     """The training job that an order names. The same order gives every rank the same job."""
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
+    examples = capability.splits["train"]
+    if "lessons" in order:
+        examples = tuple(examples[row].model_copy(update={"gold": text}) for row, text in order["lessons"])
     return TrainJob(
         capability=capability.name,
-        examples=capability.splits["train"],
+        examples=examples,
         skill=order["skill"],
         stages=tuple(tuple(stage) for stage in order["stages"]),
         grader=capability.grader,
@@ -43,6 +47,7 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         seed=config.seed,
         out=run_folder / "checkpoints" / f"{capability.name}-{order['arm']}",
         method=config.weights.method,
+        teacher=order.get("teacher", ""),
     )
 
 
@@ -57,10 +62,19 @@ def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) 
     return build_trainer(job.method).train(job, load, on_progress)
 
 
-def train_adapter(session: Session, capability: Capability, skill: str, arm: str) -> TrainResult:
-    """Train on all ranks, with the cost in the ledger. Raises BudgetExhausted before starting when nothing is left."""
+def train_adapter(
+    session: Session, capability: Capability, skill: str, arm: str, lessons: Lessons | None = None
+) -> TrainResult:
+    """Train on all ranks, with the cost in the ledger. Raises BudgetExhausted before starting when nothing is left.
+
+    `lessons` are what a distillation teaches.
+    """
     order: dict[str, Any] = {"kind": "train", "capability": capability.name, "arm": arm, "skill": skill}
-    order["stages"] = [list(stage) for stage in _stages(session, capability, skill)]
+    stages = _stages(session, capability, skill)
+    if lessons is not None:
+        stages = lessons.staged(stages)
+        order |= {"teacher": lessons.document, "lessons": [list(pair) for pair in lessons.answers]}
+    order["stages"] = [list(stage) for stage in stages]
     job = make_job(session.loaded, capability, session.folder.path, order)
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)

@@ -1,6 +1,6 @@
 """What a weight trainer is asked and what it answers.
 
-Does not: train, touch disk or import torch. `hybrid.weights.grpo` and `hybrid.weights.sft` hold the trainers.
+Does not: train, touch disk or import torch. `hybrid.weights.grpo`, `sft` and `distill` hold the trainers.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
-from hybrid.config.schema import ModelConfig, WeightsConfig
+from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
-Method = Literal["grpo", "sft"]
+Method = Literal["grpo", "sft", "distill"]
 Progress = Callable[[int, int, dict[str, float]], None]
 """(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
 
@@ -30,6 +30,9 @@ class TrainJob:
     `examples` are training rows; `stages` holds indices into them, trained in this order, one stage meaning plain
     training. `skill` is the text that the model reads before every prompt (may be empty). `out` is a folder of this
     job alone: checkpoints, adapters and the result live there; the same job on it goes on where it stopped.
+
+    For `distill` every example's gold completion is an answer of the teacher, an example with several answers is there
+    several times, and `teacher` is the document that the teacher read before its prompts.
     """
 
     capability: str
@@ -43,17 +46,23 @@ class TrainJob:
     seed: int
     out: Path
     method: Method
+    teacher: str = ""
+
+    @property
+    def supervised(self) -> SftConfig | DistillConfig:
+        """Steps, batch and learning rate of a supervised job."""
+        return self.weights.distill if self.method == "distill" else self.weights.sft
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole job."""
-        return self.weights.grpo.steps if self.method == "grpo" else self.weights.sft.steps
+        """Optimiser steps of the job, without those of a warm start."""
+        return self.weights.grpo.steps if self.method == "grpo" else self.supervised.steps
 
     @property
     def rows_per_step(self) -> int:
-        """Sequences behind one optimiser step over all processes: completions for GRPO, gold answers for SFT."""
+        """Sequences behind one optimiser step over all processes: completions for GRPO, given answers otherwise."""
         grpo = self.weights.grpo
-        return grpo.prompts_per_step * grpo.generations if self.method == "grpo" else self.weights.sft.batch
+        return grpo.prompts_per_step * grpo.generations if self.method == "grpo" else self.supervised.batch
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,9 @@ class TrainResult:
     `checkpoints` are (step, adapter) in step order, the final one last: the candidates among which `search` selects.
     They are empty when no gradient ever flowed, because every adapter is then the base itself; `note` says so.
     `seconds` are wall seconds in optimiser steps that count (work lost to a kill is not in it), `completions` the
-    generated ones, `tokens_in` and `tokens_out` tokens read and generated over all processes. `history` has one entry
-    per step with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
+    generated ones, `tokens_in` and `tokens_out` tokens read and generated over all processes. A warm start counts in
+    `seconds` and `tokens_in`, and its adapter is the checkpoint of step 0. `history` has one entry per step, a warm
+    start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
     those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.

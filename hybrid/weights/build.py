@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hybrid.weights.base import Method, WeightTrainer
+from hybrid.weights.distill import DistillTrainer
 from hybrid.weights.grpo import GrpoTrainer
 from hybrid.weights.sft import SftTrainer
 
 
 def build_trainer(method: Method) -> WeightTrainer:
     """The trainer that `weights.method` names."""
-    return GrpoTrainer() if method == "grpo" else SftTrainer()
+    trainers: dict[Method, WeightTrainer] = {"grpo": GrpoTrainer(), "sft": SftTrainer(), "distill": DistillTrainer()}
+    return trainers[method]

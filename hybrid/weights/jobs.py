@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 def check_job(job: TrainJob) -> None:
     """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
-    problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job)]
+    problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job), *_teacher(job)]
     if problems:
         raise ConfigError(problems)
 
@@ -89,6 +89,18 @@ def _rows(job: TrainJob) -> list[Problem]:
     return [_problem("weights.schedule", "a stage is empty or names a row that does not exist", "correct the stages")]
 
 
+def _teacher(job: TrainJob) -> list[Problem]:
+    if job.method != "distill":
+        return []
+    if not job.teacher.strip():
+        message = f"{job.capability} has no accepted document to distill"
+        return [_problem("weights.method", message, "give it a seed document that helps, or use grpo or sft")]
+    if job.skill:
+        message = "an adapter that reads the document has nothing to learn from a teacher that reads it"
+        return [_problem("weights.method", message, "distill into an adapter without a document")]
+    return []
+
+
 def _problem(key: str, message: str, fix: str) -> Problem:
     return Problem("config", 0, key, message, fix)
 
@@ -104,6 +116,12 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
         monitors = job.weights.monitors
         weights["monitors"] = monitors.model_dump(mode="json", exclude={"formats", "classifier"})
         weights["monitors"]["formats"] = classifier_fingerprint(monitors)
+        if job.weights.warm_start is not None:
+            weights["warm_start"] = job.weights.warm_start.model_dump(mode="json")
+    taught = {}
+    if job.method == "distill":
+        taught["teacher"] = _digest(job.teacher)
+        taught["completions"] = _digest([[example.id, example.gold_completion] for example in job.examples])
     nested = {
         "capability": job.capability,
         "method": job.method,
@@ -115,6 +133,7 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
         "weights": weights,
         "max_new_tokens": job.max_new_tokens,
         "seed": job.seed,
+        **taught,
     }
     return _flat(nested)
 

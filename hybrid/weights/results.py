@@ -9,6 +9,7 @@ An exported adapter's bytes do not depend on folders or time. Does not: train, o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -111,14 +112,37 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
     shutil.rmtree(folder, ignore_errors=True)
     write_bytes(folder / "adapter_model.safetensors", (checkpoint.path / "adapter_model.safetensors").read_bytes())
     write_json(folder / "adapter_config.json", config)
-    facts = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
+    facts: dict[str, Any] = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
+    if job.method == "distill":  # whose text this adapter stands for
+        facts["document_sha256"] = hashlib.sha256(job.teacher.encode()).hexdigest()
     write_manifest(folder, checkpoint.base["fingerprint"], facts)
     faultpoint("adapter.after-export")
     return inspect_adapter(folder)
 
 
-def finish(job: TrainJob, last: Checkpoint, identity: Mapping[str, Any], processes: int, note: str) -> TrainResult:
-    """Export every valid checkpoint up to `last` that no alarm took back, record the result durably, and return it."""
+def adopt(job: TrainJob, warm: TrainResult) -> Adapter:
+    """The adapter that a warm start ended with, as a candidate of this job; an existing copy is replaced."""
+    folder = job.out / "adapters" / "step-0"
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in sorted(warm.checkpoints[-1][1].path.iterdir()):
+        write_bytes(folder / path.name, path.read_bytes())
+    return inspect_adapter(folder)
+
+
+def finish(
+    job: TrainJob,
+    last: Checkpoint,
+    identity: Mapping[str, Any],
+    processes: int,
+    note: str,
+    warm: TrainResult | None = None,
+) -> TrainResult:
+    """Export every valid checkpoint up to `last` that no alarm took back, record the result durably, and return it.
+
+    A warm start's adapter is a candidate too, also where no gradient flowed after it, and what it cost is added.
+    """
     log = read_log(last.path)
     history = [metrics_of(line) for line in log]
     alarms = alarms_of(job, history)
@@ -126,6 +150,10 @@ def finish(job: TrainJob, last: Checkpoint, identity: Mapping[str, Any], process
     notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
+    if warm is not None:
+        candidates.append((0, adopt(job, warm)))
+        losses = [line["loss"] for line in warm.history]
+        notes.append(f"warm start: {warm.steps} supervised steps, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     if stopped_early(job, history):
         notes.append(_no_signal_note(len(history), job))
     else:
@@ -140,9 +168,9 @@ def finish(job: TrainJob, last: Checkpoint, identity: Mapping[str, Any], process
     result = TrainResult(
         checkpoints=tuple(candidates),
         steps=last.step,
-        seconds=round(sum(line.get("seconds", 0.0) for line in history), 3),
+        seconds=round(sum(line.get("seconds", 0.0) for line in history) + (warm.seconds if warm else 0.0), 3),
         completions=len(history) * job.rows_per_step if job.method == "grpo" else 0,
-        **_tokens(job, log),
+        **_tokens(job, log, warm.tokens_in if warm else 0),
         history=tuple(history),
         note="; ".join(notes),
         alarms=alarms,
@@ -171,11 +199,11 @@ def _no_signal_note(steps: int, job: TrainJob) -> str:
     )
 
 
-def _tokens(job: TrainJob, log: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _tokens(job: TrainJob, log: Sequence[Mapping[str, Any]], before: int) -> dict[str, int]:
     total = int(log[-1].get("num_tokens", 0)) if log else 0
     lengths = [float(line.get("completions/mean_length", 0.0)) for line in log]
     out = sum(round(length * job.rows_per_step) for length in lengths) if job.method == "grpo" else 0
-    return {"tokens_in": total - out, "tokens_out": out}
+    return {"tokens_in": before + total - out, "tokens_out": out}
 
 
 def _record(job: TrainJob, result: TrainResult) -> None:

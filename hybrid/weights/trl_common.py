@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hybrid.backends.base import Adapter
 from hybrid.errors import ConfigError, Problem, TrainingError
 from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
@@ -251,8 +252,20 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._probed_moved = found.adapter_moved
 
 
+def begin_with(trainer: Any, adapter: Adapter) -> None:
+    """Put the tensors of `adapter` into the trainer's. Raises TrainingError unless they fill it exactly."""
+    found = load_file(adapter.path / "adapter_model.safetensors")
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise TrainingError(f"{adapter.path}: its tensors are not those of the adapter that is trained")
+    set_peft_model_state_dict(model, found)
+
+
 def start(trainer: Any, session: Session) -> None:
-    """Train from the session's checkpoint or from the start, without terminal output."""
+    """Train from the session's checkpoint or from its start, without terminal output."""
+    if session.start is not None and session.resume is None:
+        begin_with(trainer, session.start)
     trainer.remove_callback(PrinterCallback)
     if not session.loaded.info.device.startswith("cuda"):
         score_labelled_only(trainer.accelerator.unwrap_model(trainer.model).get_base_model())

@@ -16,7 +16,7 @@ from hybrid.weights.results import read_log
 from hybrid.weights.schedule import Order
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
 
-_IGNORED = -100
+IGNORED = -100
 """Label of a token without loss (torch's cross entropy ignores it)."""
 
 
@@ -26,17 +26,23 @@ class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
     def __init__(self, session: Session, rows: Sequence[GoldRow]) -> None:
         job = session.job
         self.session = session
-        self.order = Order(job.stages, job.steps, job.weights.sft.batch, job.seed)
+        self.order = Order(job.stages, job.steps, job.supervised.batch, job.seed)
         self._rows = tuple(rows)
         super().__init__(
             model=session.loaded.model,
             args=_arguments(session),
-            train_dataset=_dataset(rows),
+            train_dataset=self.dataset(rows),
             processing_class=session.loaded.tokenizer,
             peft_config=lora_config(session),
         )
         if session.resume is not None:  # TRL counts from zero again after a resume
             self._total_train_tokens = int(read_log(session.resume.path)[-1]["num_tokens"])
+
+    def dataset(self, rows: Sequence[GoldRow]) -> Dataset:
+        """What the trainer reads: ids, and labels on the answers alone."""
+        ids = [list(row.ids) for row in rows]
+        labels = [[IGNORED] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
+        return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
     def probe_prompts(self) -> list[list[int]]:
         """Two prompts for the policy probe."""
@@ -44,8 +50,8 @@ class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
 
     def score(self, ids: torch.Tensor, mask: torch.Tensor, count: int) -> torch.Tensor:
         """Log-probabilities (B, count) of the last tokens as the loss computes them."""
-        labels = ids.masked_fill(mask == 0, _IGNORED)
-        labels[:, :-count] = _IGNORED
+        labels = ids.masked_fill(mask == 0, IGNORED)
+        labels[:, :-count] = IGNORED
         with self.accelerator.autocast():
             output = self.model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
         found: torch.Tensor = output.log_probs[:, -count:]
@@ -63,16 +69,10 @@ def fit(session: Session) -> None:
         start(HybridSft(session, rows), session)
 
 
-def _dataset(rows: Sequence[GoldRow]) -> Dataset:
-    ids = [list(row.ids) for row in rows]
-    labels = [[_IGNORED] * row.prompt + list(row.ids[row.prompt :]) for row in rows]
-    return Dataset.from_dict({"input_ids": ids, "labels": labels})
-
-
 def _arguments(session: Session) -> Any:
     return SFTConfig(
         **common_arguments(session),
-        learning_rate=session.job.weights.sft.learning_rate,
+        learning_rate=session.job.supervised.learning_rate,
         lr_scheduler_type="linear",
         max_length=None,
         packing=False,

@@ -10,11 +10,10 @@ from backend_tiny import load_tiny, save_tiny
 
 from hybrid.backends.loading import LoadedModel
 from hybrid.capability.types import Example, Score
-from hybrid.config.schema import GrpoConfig, LoraConfig, ModelConfig, SftConfig, WeightsConfig
+from hybrid.config.schema import DistillConfig, GrpoConfig, LoraConfig, ModelConfig, SftConfig, WeightsConfig
 from hybrid.weights.base import TrainJob, TrainResult
-from hybrid.weights.grpo import GrpoTrainer
+from hybrid.weights.build import build_trainer
 from hybrid.weights.schedule import plain
-from hybrid.weights.sft import SftTrainer
 
 LORA = LoraConfig(rank=4, alpha=4)
 
@@ -46,7 +45,7 @@ class Constant(Letters):
 
 
 def make_job(folder: Path, out: Path, method: str = "grpo", **changes: Any) -> TrainJob:
-    """Eight rows, six steps, a checkpoint every second one. `grpo`, `sft` and `weights` change those sections."""
+    """Eight rows, six steps, a checkpoint every second one. `grpo`, `sft`, `distill` and `weights` change those sections."""
     model = {"device": "cpu", "threads": 1, **changes.pop("model", {})}
     grpo = {
         "steps": 6,
@@ -56,6 +55,7 @@ def make_job(folder: Path, out: Path, method: str = "grpo", **changes: Any) -> T
         **changes.pop("grpo", {}),
     }
     sft = {"steps": 6, "batch": 4, "learning_rate": 1e-2, **changes.pop("sft", {})}
+    distill = {"steps": 6, "batch": 4, "learning_rate": 1e-2, **changes.pop("distill", {})}
     weights = {"lora": LORA, "checkpoint_every": 2, **changes.pop("weights", {})}
     job = TrainJob(
         capability="letters",
@@ -66,7 +66,9 @@ def make_job(folder: Path, out: Path, method: str = "grpo", **changes: Any) -> T
         stages=plain(8),
         grader=Letters(),
         model=ModelConfig(path=str(folder), **model),
-        weights=WeightsConfig(grpo=GrpoConfig(**grpo), sft=SftConfig(**sft), **weights),
+        weights=WeightsConfig(
+            grpo=GrpoConfig(**grpo), sft=SftConfig(**sft), distill=DistillConfig(**distill), **weights
+        ),
         max_new_tokens=6,
         seed=0,
         out=out,
@@ -83,8 +85,7 @@ def load(job: TrainJob) -> LoadedModel:
 
 def train(job: TrainJob, on_progress: Any = None) -> TrainResult:
     """Train with the job's method."""
-    trainer = GrpoTrainer() if job.method == "grpo" else SftTrainer()
-    return trainer.train(job, lambda: load(job), on_progress or (lambda *_: None))
+    return build_trainer(job.method).train(job, lambda: load(job), on_progress or (lambda *_: None))
 
 
 def interrupted(job: TrainJob, after: int) -> None:

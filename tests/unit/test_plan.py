@@ -14,7 +14,16 @@ import yaml
 
 from hybrid.capability.types import Example
 from hybrid.config.loader import LoadedConfig, load_config
-from hybrid.config.schema import GrpoConfig, SearchGateConfig, SftConfig, ShipGateConfig, SkillConfig, WeightsConfig
+from hybrid.config.schema import (
+    DistillConfig,
+    GrpoConfig,
+    SearchGateConfig,
+    SftConfig,
+    ShipGateConfig,
+    SkillConfig,
+    WarmStartConfig,
+    WeightsConfig,
+)
 from hybrid.errors import DataError
 from hybrid.evidence.power import examples_needed, minimum_detectable_effect, power
 from hybrid.pipeline.plan import evidence, plan, render
@@ -81,6 +90,12 @@ def test_training_is_counted_by_hand(tmp_path):
     sft = WeightsConfig(method="sft", sft=SftConfig(steps=70))
     assert (training_steps(grpo), training_completions(grpo)) == (60, 60 * 32)
     assert (training_steps(sft), training_completions(sft)) == (70, 0)
+    warm = WeightsConfig(grpo=GrpoConfig(steps=60), warm_start=WarmStartConfig(steps=9))
+    distill = WeightsConfig(method="distill", distill=DistillConfig(steps=30, samples=3))
+    assert (training_steps(warm), training_steps(distill), training_completions(distill)) == (69, 30, 0)
+    (tmp_path / "taught").mkdir()
+    taught = write_project(tmp_path / "taught", weights=distill.model_dump(mode="json")).config
+    assert row(weights_calls(taught, Sizes(20, 40, 50, 60, 30)), "teacher's answers").upper == 60
     config = write_project(tmp_path, weights=grpo.model_dump(mode="json")).config
     rows = weights_calls(config, Sizes(20, 40, 50, 60, 30))
     assert total(rows) == Estimate(typical=1920 + 3 * 40 + 40, upper=1920 + 3 * 40 + 40)
@@ -109,6 +124,20 @@ def test_shipping_and_verifying_are_counted_by_hand():
 )
 def test_expected_work_follows_the_router(tmp_path, router, expected):
     work = expected_work(write_project(tmp_path, router=router).config, "add")
+    assert tuple((e.typical, e.upper) for e in (work.documents, work.trainings, work.arms)) == expected
+
+
+@pytest.mark.parametrize(
+    ("router", "expected"),
+    [
+        ({}, ((1, 1), (1, 1), (2, 2))),
+        ({"force": {"add": "keep"}}, ((0, 0), (0, 0), (0, 0))),
+        ({"force": {"add": "weights"}}, ((1, 1), (1, 1), (2, 2))),
+        ({"counterfactual": True}, ((1, 1), (1, 1), (2, 2))),
+    ],
+)
+def test_a_distillation_needs_the_document_too(tmp_path, router, expected):
+    work = expected_work(write_project(tmp_path, router=router, weights={"method": "distill"}).config, "add")
     assert tuple((e.typical, e.upper) for e in (work.documents, work.trainings, work.arms)) == expected
 
 

@@ -7,7 +7,16 @@ import pytest
 
 from hybrid.capability.types import Example, Score
 from hybrid.config.monitors import AlarmActions, FormatPattern, MonitorsConfig
-from hybrid.config.schema import GrpoConfig, LoraConfig, ModelConfig, RewardConfig, SftConfig, WeightsConfig
+from hybrid.config.schema import (
+    DistillConfig,
+    GrpoConfig,
+    LoraConfig,
+    ModelConfig,
+    RewardConfig,
+    SftConfig,
+    WarmStartConfig,
+    WeightsConfig,
+)
 from hybrid.errors import ConfigError
 from hybrid.weights.base import TrainJob
 from hybrid.weights.jobs import base_label, check_job, job_identity, machine_identity, processes
@@ -75,6 +84,7 @@ CHANGES = [
     {"weights": {"lora": LoraConfig(target_modules=("q_proj",))}},
     {"weights": {"rewards": RewardConfig(brier_weight=0.5)}},
     {"weights": {"checkpoint_every": 7}},
+    {"weights": {"warm_start": WarmStartConfig(steps=2)}},
     {"weights": {"rows_per_device": 4}},
     {"weights": {"monitors": MonitorsConfig(entropy_floor=0.5)}},
     {"weights": {"monitors": MonitorsConfig(on_alarm=AlarmActions(kl="stop"))}},
@@ -98,6 +108,21 @@ def test_what_does_not_matter_leaves_the_identity_alone():
     with_sft = {"sft": SftConfig(steps=3)}
     assert job_identity(make_job("sft", weights=with_sft)) != job_identity(make_job("sft"))
     assert job_identity(make_job("sft", weights={"grpo": GrpoConfig(beta=0.2)})) == job_identity(make_job("sft"))
+
+
+def test_a_distillation_is_its_document_its_answers_and_its_section():
+    job = make_job("distill", teacher="read this")
+    same = dataclasses.replace(job, weights=WeightsConfig(sft=SftConfig(steps=3), grpo=GrpoConfig(steps=3)))
+    assert job_identity(same) == job_identity(job)
+    first, *others = job.examples
+    for changed in (
+        dataclasses.replace(job, teacher="read that"),
+        dataclasses.replace(job, examples=(first.model_copy(update={"gold": "y"}), *others)),
+        dataclasses.replace(job, weights=WeightsConfig(distill=DistillConfig(targets="logits"))),
+    ):
+        assert job_identity(changed) != job_identity(job)
+    assert {"teacher", "completions", "weights.distill.top_k"} <= set(job_identity(job))
+    assert not {"teacher", "completions"} & set(job_identity(make_job("sft")))
 
 
 def test_identity_names_fields_by_their_config_keys():
@@ -130,6 +155,8 @@ def test_identity_names_fields_by_their_config_keys():
         ({"stages": ((0, 4),)}, "weights.schedule"),
         ({"stages": ((0, 1), ())}, "weights.schedule"),
         ({"stages": ()}, "weights.schedule"),
+        ({"method": "distill"}, "weights.method"),
+        ({"method": "distill", "teacher": "read this", "skill": "read this"}, "weights.method"),
     ],
 )
 def test_settings_that_cannot_be_trained_are_named(change, key):
