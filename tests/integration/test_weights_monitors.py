@@ -85,12 +85,12 @@ class Longer(Letters):
     """Pays by the length of the answer."""
 
     def grade(self, completion, example):
-        return Score(min(1.0, len(completion) / 24), False)
+        return Score(min(1.0, len(completion) / 40), False)
 
 
 @pytest.mark.parametrize(
     ("grader", "name", "changes"),
-    [(Delimiter(), "unspecific", {"swap_references": True}), (Longer(), "length_growth", {"length_growth": 1.5})],
+    [(Delimiter(), "unspecific", {"swap_references": True}), (Longer(), "length_growth", {"length_growth": 1.4})],
     ids=["delimiter", "length"],
 )
 def test_a_reward_that_can_be_had_without_answering_is_caught_before_anything_is_accepted(
@@ -99,7 +99,7 @@ def test_a_reward_that_can_be_had_without_answering_is_caught_before_anything_is
     actions = AlarmActions(unspecific="rollback", length_growth="rollback")
     monitors = MonitorsConfig(window=3, on_alarm=actions, **changes)
     job = watched(
-        folder, tmp_path / "job", monitors, grader=grader, max_new_tokens=24 if name == "length_growth" else 6
+        folder, tmp_path / "job", monitors, grader=grader, max_new_tokens=40 if name == "length_growth" else 6
     )
     result = train(job)
     alarm = result.alarms[-1]

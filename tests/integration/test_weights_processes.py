@@ -14,12 +14,16 @@ import json, os, shutil, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 from accelerate import PartialState
+from hybrid.config.schema import WarmStartConfig
 from weights_tiny import hashes, make_job, train, without_seconds
 rank, folder, out = int(os.environ["RANK"]), Path(sys.argv[2]), Path(sys.argv[3])
 answers = {}
-for method in ("grpo", "sft"):
+for method in ("grpo", "sft", "distill", "warm"):
     def job(name):
-        return make_job(folder, out / name, method, grpo={"steps": 4}, sft={"steps": 4})
+        sections = {"grpo": {"steps": 4}, "sft": {"steps": 4}, "distill": {"steps": 4, "targets": "logits"}}
+        if method == "warm":
+            sections["weights"] = {"warm_start": WarmStartConfig(steps=2, batch=4)}
+        return make_job(folder, out / name, "grpo" if method == "warm" else method, teacher="bcd: ", **sections)
     whole = train(job(method))
     if rank == 0:  # what a run leaves that was killed after its first checkpoint
         shutil.copytree(out / method / "checkpoint-2", out / (method + "-again") / "checkpoint-2")
@@ -53,22 +57,23 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list
 def test_both_processes_return_the_same_result(launched):
     _, out, (first, second) = launched
     assert first == second
-    for method in ("grpo", "sft"):
+    for method in ("grpo", "sft", "distill", "warm"):
         assert sorted(path.name for path in (out / method).iterdir()) == [
             "RESULT.json",
             "adapters",
             "checkpoint-2",
             "checkpoint-4",
+            *(["warm-start"] if method == "warm" else []),
         ]
         assert (out / method / "checkpoint-4" / "rng_state_1.pth").exists()
 
 
 @pytest.mark.slow
 def test_two_processes_resume_to_the_same_bytes(launched):
-    for method in ("grpo", "sft"):
+    for method in ("grpo", "sft", "distill", "warm"):
         answer = launched[2][0][method]
         assert answer["again"] == answer["hashes"]
-        assert [step for step, _ in answer["hashes"]] == [2, 4]
+        assert [step for step, _ in answer["hashes"]] == [*([0] if method == "warm" else []), 2, 4]
 
 
 @pytest.mark.slow
@@ -76,10 +81,12 @@ def test_two_processes_share_one_step_of_the_configured_size(launched, tmp_path)
     """Supervised training draws nothing, so one process must see the same rows and, up to rounding, the same loss."""
     folder, _, (answers, _) = launched
     alone = train(make_job(folder, tmp_path / "sft", "sft", sft={"steps": 4}))
-    shared = answers["sft"]["history"]
-    for ours, theirs in zip(without_seconds(alone), shared, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-2)
+    taught = {"distill": {"steps": 4, "targets": "logits"}, "teacher": "bcd: "}
+    student = train(make_job(folder, tmp_path / "distill", "distill", **taught))
+    for result, method in ((alone, "sft"), (student, "distill")):
+        for ours, theirs in zip(without_seconds(result), answers[method]["history"], strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-2)
     assert answers["sft"]["tokens"] == [alone.tokens_in, 0, 0]
     assert answers["grpo"]["tokens"][2] == 4 * 8  # not 4 * 8 per process
 
