@@ -1,6 +1,6 @@
 """Does an adapter keep what its document taught? Distillation on worlds of the reference language, sealed test and variants.
 
-    python scripts/bench_distill.py --seeds 0-2          # what docs/distillation.md holds; one core
+    python scripts/bench_distill.py --seeds 0-5          # what docs/distillation.md holds; one core
 
 For each seed: make the world, let the text arm find a document for `named-rules` (a procedure) and `fact-table` (facts),
 distil that document into an adapter that reads nothing, once by text and once by logits, select the checkpoint on `search`,
@@ -50,6 +50,8 @@ class Row:
     test: Measurement
     variant: Measurement
     step: int | None = None
+    rules: int = 0
+    """Lines of the document."""
 
     @property
     def tokens(self) -> float:
@@ -82,8 +84,9 @@ def distil(session: Session, capability: Capability, document: str) -> dict[str,
     start = session.meter.measure(bare, capability, "search", capability.splits["search"], stage="select")
     for targets in TARGETS:
         session.loaded = with_targets(loaded, targets)
-        result = train_adapter(session, capability, "", f"weights-{targets}", lessons(session, capability, document))
-        chosen = select_checkpoint(session, capability, result, "", start)
+        arm = f"weights-{targets}"
+        result = train_adapter(session, capability, "", arm, lessons(session, capability, document))
+        chosen = select_checkpoint(session, capability, arm, result, "", start)
         if chosen is not None:
             found[targets] = (chosen[0], chosen[1])
     session.loaded = loaded
@@ -101,13 +104,13 @@ def compare(session: Session, seed: int, capability: Capability) -> list[Row]:
     candidates = {"base": session.candidate(capability), "document": session.candidate(capability, document)}
     candidates |= {f"adapter, {t}": session.candidate(capability, "", a) for t, (_, a) in adapters.items()}
     session.meter.open_sealed(capability, "test", list(candidates.values()))
-    rows = []
+    rows, lines = [], len(document.strip().splitlines())
     for arm, candidate in candidates.items():
         test, variant = (
             session.meter.measure(candidate, capability, split, capability.splits[split], stage="verify")
             for split in ("test", "variant")
         )
-        rows.append(Row(seed, capability.name, arm, test, variant, adapters.get(arm[9:], (None,))[0]))
+        rows.append(Row(seed, capability.name, arm, test, variant, adapters.get(arm[9:], (None,))[0], lines))
     return rows
 
 
@@ -139,7 +142,8 @@ def difference(pairs: Sequence[tuple[Measurement, Measurement]]) -> str:
 def line(row: Row, document: Row) -> str:
     """One row of the table."""
     taught = row.arm.startswith("adapter")
-    cells: list[Any] = [row.seed, row.capability, row.arm + (f", step {row.step}" if row.step else "")]
+    arm = row.arm + (f", step {row.step}" if row.step else "")
+    cells: list[Any] = [row.seed, f"{row.capability}, {row.rules} lines", arm]
     cells += [f"{row.tokens:.1f}", shown(row.test), difference([(document.test, row.test)]) if taught else "-"]
     cells += [shown(row.variant), difference([(document.variant, row.variant)]) if taught else "-"]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
@@ -170,7 +174,7 @@ def summary(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-2")
+    parser.add_argument("--seeds", default="0-5")
     parser.add_argument("--out", type=Path, default=Path("runs/distill"))
     args = parser.parse_args()
     wall, processor = time.monotonic(), time.process_time()

@@ -328,7 +328,7 @@ class DistillConfig(Section):
     """What is learnt of an answer: its tokens, or the teacher's distribution of every next token in it."""
     top_k: int = Field(default=32, ge=1)
     """`logits`: most likely tokens that are matched one by one; all others together are one more."""
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=200, ge=1)
     """Optimiser steps."""
     batch: int = Field(default=16, ge=1)
     """Answers per step."""
