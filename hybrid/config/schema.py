@@ -333,8 +333,6 @@ class DistillConfig(Section):
     batch: int = Field(default=16, ge=1)
     """Answers per step."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    paraphrases: Literal[False] = False
-    """Prompts besides those of `train` are not offered yet."""
 
     @model_validator(mode="after")
     def _samples_differ(self) -> DistillConfig:

@@ -57,7 +57,7 @@ def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_s
             baselines=None,
         ),
         schedule=None,
-        warnings=tuple(session.warnings),
+        warnings=session.told(),
         provenance=r.Provenance(
             versions=_versions(),
             seeds={"run": config.seed},
@@ -90,7 +90,7 @@ def profile_json(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any
             for o in outcomes
             if o.route is not None
         ],
-        "warnings": session.warnings,
+        "warnings": list(session.told()),
     }
 
 

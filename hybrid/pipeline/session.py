@@ -83,6 +83,17 @@ class Session:
         """The base with a skill text, an adapter, both or neither, at the capability's own decoding."""
         return Candidate(self.backend.info().fingerprint, skill, adapter, self.sampling(capability))
 
+    def keep_backend_warnings(self) -> None:
+        """Put on record what the backend did other than configured: a later attempt, which generates less, reports it too."""
+        for text in getattr(self.backend, "warnings", ()):
+            if self.folder.events.last("backend.warning", text=text) is None:
+                self.folder.events.append("backend.warning", text=text)
+
+    def told(self) -> tuple[str, ...]:
+        """Every warning that a report holds: those of this attempt, and what the backend did in any."""
+        kept = [event["data"]["text"] for event in self.folder.events.all("backend.warning")]
+        return tuple(dict.fromkeys([*self.warnings, *kept]))
+
     def warn(self, message: str) -> None:
         """Put a warning on the report and the display, once."""
         if message not in self.warnings:
@@ -103,6 +114,7 @@ class Session:
         began = time.monotonic()
         note: dict[str, str] = {}
         yield note
+        self.keep_backend_warnings()
         seconds = round(time.monotonic() - began, 3)
         data = {"capability": capability, "stage": stage, "seconds": seconds, "summary": note.get("summary", "")}
         self.folder.events.append("stage.done", **data, peak_memory_mb=peak_memory_mb())

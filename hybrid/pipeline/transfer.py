@@ -415,7 +415,7 @@ def _report(source: Source, session: Session, cases: Sequence[_Case]) -> t.Trans
         ledger=_ledger(session, None, float(measured["data"]["wall_seconds"])),
         capabilities=tuple(_entry(source, session, case, tests.get(case.document.name)) for case in cases),
         notes=tuple(notes),
-        warnings=tuple(session.warnings),
+        warnings=session.told(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from scripted_world import TRUTH, World, line_for
 
+from hybrid.backends.scripted import ScriptedBackend
 from hybrid.errors import BudgetExhausted, RunFolderError, UsageError
 from hybrid.evidence.rollouts import RolloutStore
 from hybrid.pipeline.run import run
@@ -143,6 +144,17 @@ def test_no_stage_before_shipping_reads_a_sealed_split(world: World) -> None:
     assert stages["confirm"] == {"ship", "attribution"}
     assert stages["test"] == {"verify"}
     assert stages["train"] == {"skill"}
+
+
+def test_what_a_backend_did_other_than_configured_is_on_the_report_of_every_attempt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScriptedBackend, "warnings", ("the batch size was halved",), raising=False)
+    first = go(world).read_bytes()
+    monkeypatch.delattr(ScriptedBackend, "warnings")
+    assert "the batch size was halved" in json.loads(first)["warnings"]
+    assert go(world).read_bytes() == first, "an attempt that generates nothing tells it too"
+    assert len(events(world.folder / "run", "backend.warning")) == 1
 
 
 def test_two_folders_get_the_same_bytes_but_for_time(world: World) -> None:
