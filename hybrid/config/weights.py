@@ -1,0 +1,143 @@
+"""The part of the configuration that says how weights are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.section import Section
+
+
+class LoraConfig(Section):
+    """Shape of the adapter."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: int = Field(default=32, ge=1)
+    rslora: bool = True
+    """Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class RewardConfig(Section):
+    """What training rewards. `brier_weight` must not exceed `accuracy_weight`: above it, answering wrong on purpose pays."""
+
+    accuracy_weight: float = Field(default=1.0, gt=0)
+    brier_weight: float = Field(default=0.0, ge=0)
+    """Weight of 1 - (q - a)^2, q the confidence that the completion states, a in {0, 1} its correctness."""
+    confidence_pattern: str = r"~(?P<confidence>\d)\s*$"
+    """Regex with a group `confidence` in the completion; a tenth per unit when `confidence_scale` is 10."""
+    confidence_scale: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _proper(self) -> RewardConfig:
+        if self.brier_weight > self.accuracy_weight:
+            raise ValueError(
+                "brier_weight must not exceed accuracy_weight: above it, a surely wrong answer with confidence 0 pays more"
+            )
+        return self
+
+
+class GrpoConfig(Section):
+    """Group relative policy optimisation through TRL."""
+
+    steps: int = Field(default=100, ge=1)
+    """Optimiser steps."""
+    prompts_per_step: int = Field(default=8, ge=1)
+    generations: int = Field(default=8, ge=2)
+    """Completions per prompt (the group)."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL to the base."""
+    loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
+    scale_rewards: Literal["none", "group", "batch"] = "none"
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on gold completions through TRL."""
+
+    steps: int = Field(default=100, ge=1)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+
+class DistillConfig(Section):
+    """Context distillation (Askell et al. 2021, 2112.00861; Snell et al. 2022, 2209.15189): the base that reads the accepted
+    document teaches an adapter that does not."""
+
+    samples: int = Field(default=4, ge=1, le=256)
+    """Answers of the teacher to each training prompt."""
+    temperature: float = Field(default=1.0, ge=0, le=5)
+    """Of the teacher's answers; 0 is greedy, and needs `samples: 1`."""
+    keep: Literal["passed", "all"] = "passed"
+    """Which answers are taught: those that the grader passes, each different one once; or all, as often as they came."""
+    targets: Literal["text", "logits"] = "text"
+    """What is learnt of an answer: its tokens, or the teacher's distribution of every next token in it."""
+    top_k: int = Field(default=32, ge=1)
+    """`logits`: most likely tokens that are matched one by one; all others together are one more."""
+    steps: int = Field(default=200, ge=1)
+    """Optimiser steps."""
+    batch: int = Field(default=16, ge=1)
+    """Answers per step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> DistillConfig:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("samples must be 1 at temperature 0: greedy answers are all the same")
+        return self
+
+
+class WarmStartConfig(Section):
+    """Supervised steps on gold completions before GRPO, in the same training."""
+
+    steps: int = Field(ge=1)
+    """Optimiser steps."""
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+
+class ScheduleConfig(Section):
+    """Order of training rows."""
+
+    stages: Literal["none", "structured_first"] = "none"
+    """`structured_first` trains on rows of low base entropy first, in `count` stages."""
+    count: int = Field(default=2, ge=2, le=8)
+
+
+class WeightsConfig(Section):
+    """The weight substrate."""
+
+    method: Literal["grpo", "sft", "distill"] = "grpo"
+    """`distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    lora: LoraConfig = LoraConfig()
+    rewards: RewardConfig = RewardConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    sft: SftConfig = SftConfig()
+    distill: DistillConfig = DistillConfig()
+    warm_start: WarmStartConfig | None = None
+    """For `grpo`: begin with supervised steps; none begins at the base."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    monitors: MonitorsConfig = MonitorsConfig()
+    checkpoint_every: int = Field(default=25, ge=1)
+    """Steps between checkpoints, which are also the candidates among which `search` selects."""
+    rows_per_device: int | None = Field(default=None, ge=1)
+    """Completions in one forward pass; default: the whole step."""
+
+    @model_validator(mode="after")
+    def _warm_start_is_for_grpo(self) -> WeightsConfig:
+        if self.warm_start is not None and self.method != "grpo":
+            raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+        return self
+
+    @property
+    def supervised(self) -> SftConfig | DistillConfig:
+        """Steps, batch and learning rate of the supervised method: those of `distill` for it, else those of `sft`."""
+        return self.distill if self.method == "distill" else self.sft
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one training, without a warm start's."""
+        return self.grpo.steps if self.method == "grpo" else self.supervised.steps
