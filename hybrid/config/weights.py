@@ -53,6 +53,9 @@ class GrpoConfig(Section):
     """Weight of the KL to the base."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     scale_rewards: Literal["none", "group", "batch"] = "none"
+    engine: Literal["auto", "plain"] = "auto"
+    """`auto`: prompts are computed once per group, when sampling and in the update, wherever a trial shows that it changes
+    nothing; `plain`: TRL's own ways."""
 
 
 class SftConfig(Section):

@@ -206,6 +206,8 @@ class Improver:
                 self.session.warn(f"{self.capability.name}: {arm}: training stopped: {error}")
                 return
             into.trainings[arm] = result
+            for warning in result.warnings:
+                self.session.warn(f"{self.capability.name}: {arm}: {warning}")
             into.notes += [f"{arm}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
             chosen = select_checkpoint(self.session, self.capability, arm, result, skill, start)
             note["summary"] = summary(result, chosen, start)

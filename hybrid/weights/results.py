@@ -44,6 +44,8 @@ _KEYS = {
     "mean_token_accuracy": "token_accuracy",
 }
 """Keys of a trainer's log line -> names in `TrainResult.history`."""
+NOTE = "engine_note"
+"""Key of a log line: which fast way was not used, and why."""
 FIGURE = "monitor/"
 """Prefix in a trainer's log of the figures that the monitors read; in the history they stand without it."""
 
@@ -148,6 +150,7 @@ def finish(
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
     notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
+    ways = tuple(dict.fromkeys(str(line[NOTE]) for line in log if line.get(NOTE)))
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if warm is not None:
@@ -174,6 +177,7 @@ def finish(
         history=tuple(history),
         note="; ".join(notes),
         alarms=alarms,
+        warnings=ways,
     )
     _record(job, result)
     return result
@@ -219,6 +223,7 @@ def _record(job: TrainJob, result: TrainResult) -> None:
         "history": list(result.history),
         "note": result.note,
         "alarms": [alarm.as_json() for alarm in result.alarms],
+        "warnings": list(result.warnings),
     }
     faultpoint("result.before")
     write_json(job.out / RESULT, seal(body))
@@ -245,7 +250,10 @@ def read_result(job: TrainJob) -> TrainResult | None:
         found.append((step, adapter))
     numbers = {key: body[key] for key in ("steps", "seconds", "completions", "tokens_in", "tokens_out", "note")}
     alarms = tuple(Alarm(**alarm) for alarm in body["alarms"])
-    return TrainResult(checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, **numbers)
+    warnings = tuple(body.get("warnings", ()))
+    return TrainResult(
+        checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, warnings=warnings, **numbers
+    )
 
 
 def require_last(job: TrainJob, checkpoint: Checkpoint | None) -> Checkpoint:

@@ -19,6 +19,7 @@ from hybrid.backends.loading import fold_lm_head
 from hybrid.errors import TrainingError
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
+from hybrid.weights.engine import EngineMixin
 from hybrid.weights.observe import Observer, figures
 from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, signal_share
@@ -26,8 +27,8 @@ from hybrid.weights.schedule import Order
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
 
 
-class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPO trainer under hybrid's order, checkpoints and guards."""
+class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer under hybrid's order, checkpoints, guards and fast ways."""
 
     def __init__(self, session: Session, prompts: Sequence[PromptRow]) -> None:
         job, plan = session.job, session.plan
@@ -49,6 +50,7 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
             processing_class=session.loaded.tokenizer,
             peft_config=lora_config(session),
         )
+        self.start_engine()
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """The ids that the backend reads. TRL's own call would add a second begin-of-text token to a chat template."""
@@ -61,7 +63,7 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
             step = self.state.global_step + 1
             raise TrainingError(f"step {step}: a reward is not finite; the weights were not updated. Check the grader")
         totals = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1).tolist()
-        self._silent = 1.0 - signal_share(totals, self.num_generations)
+        self._silent_share = 1.0 - signal_share(totals, self.num_generations)
         samples = gather_object(self._observer.samples(self._graded.newest()))
         self._figures = figures(samples, self.num_generations)
         return rewards
@@ -70,7 +72,7 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         """TRL's rollouts, with our count of silent groups (under `scale_rewards: batch` TRL's hides them) and figures."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         metrics = self._metrics["train"]
-        metrics["frac_reward_zero_std"][-1] = self._silent
+        metrics["frac_reward_zero_std"][-1] = self._silent_share
         for name, value in self._figures.items():
             metrics[FIGURE + name].append(value)
         if self.beta == 0.0 and self.session.job.weights.monitors.kl is not None:
