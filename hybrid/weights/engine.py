@@ -143,7 +143,7 @@ class EngineMixin:
         self._rollouts_checked = True
         policy = self._policy()
         with torch.no_grad(), evaluating(policy), policy.disable_adapter():
-            reason, _ = prefix.check(policy)
+            reason, _ = prefix.check(policy.get_base_model())
         self._agree("rollouts", reason)
 
     def _agree(self, way: str, reason: str | None) -> None:
@@ -216,10 +216,13 @@ class EngineMixin:
         **more: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, Any]:
         """Log-probabilities and entropies (b, logits_to_keep), 0 where the mask is; the way that `_score` finds."""
-        options = {"batch_size": batch_size, "compute_entropy": compute_entropy, **more}
+        options: dict[str, Any] = {"batch_size": batch_size, "compute_entropy": compute_entropy, **more}
         silent = self._silent
         if silent is None or not bool(silent.any()):
-            return self._score(model, input_ids, attention_mask, logits_to_keep, options)
+            scored: tuple[torch.Tensor, torch.Tensor | None, Any] = self._score(
+                model, input_ids, attention_mask, logits_to_keep, options
+            )
+            return scored
         assert self._known is not None
         shape = (input_ids.shape[0], logits_to_keep)
         logps, entropies = self._known.new_zeros(shape), self._known.masked_fill(~silent[:, None], 0.0)
@@ -258,9 +261,8 @@ class EngineMixin:
     def _packed(self, model: Any, layout: Layout, rows: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
         logps, entropies = score_packed(model, layout, self.temperature, self.accelerator.autocast())
         place = tuple(torch.tensor(axis, device=logps.device) for axis in (layout.rows, layout.columns))
-        return tuple(
-            torch.zeros(rows, keep, dtype=t.dtype, device=t.device).index_put(place, t) for t in (logps, entropies)
-        )  # type: ignore[return-value]
+        empty = logps.new_zeros(rows, keep)
+        return empty.index_put(place, logps), empty.to(entropies.dtype).index_put(place, entropies)
 
     def _check_packing(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> None:
         """Once, on rows of the first step: log-probabilities and the adapter's gradient must equal TRL's way."""

@@ -30,7 +30,7 @@ def score_tokens(
     return found
 
 
-class _Score(torch.autograd.Function):
+class _Score(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any, hidden_nd: torch.Tensor, weight_vd: torch.Tensor, labels_n: torch.Tensor, temperature: float

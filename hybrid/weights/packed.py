@@ -212,10 +212,10 @@ def answer_packed(base: torch.nn.Module) -> None:
         if request is None:
             return forward(*arguments, **options)
         scored, labels, temperature = request
-        hidden = base.base_model(  # type: ignore[operator]
+        hidden = base.base_model(
             input_ids=options["input_ids"], position_ids=options["position_ids"], use_cache=False
         ).last_hidden_state[0]
-        weight = base.get_output_embeddings().weight  # type: ignore[operator]
+        weight = base.get_output_embeddings().weight
         logps, entropies = score_tokens(hidden.index_select(0, scored), weight, labels, temperature)
         return {"log_probs": logps, "entropy": entropies}
 
