@@ -28,7 +28,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_prefix import english_prompts, reference_prompts, with_positions
+from bench_prefix import CLOCKS, english_prompts, reference_prompts, with_positions
 from datasets import Dataset
 from peft import LoraConfig as PeftLora
 from safetensors.torch import load_file, save_file
@@ -66,29 +65,34 @@ class Spread:
     """A reward that differs within every group and means nothing: a digest of the text."""
 
     def grade(self, completion: str, example: Example) -> Score:
+        """The digest."""
         value = sum(completion.encode()) % 101 / 100
         return Score(value, value > 0.5)
 
     def fingerprint(self) -> str:
+        """Its name."""
         return "spread"
 
 
 class Clock(TrainerCallback):
     """Seconds of every optimiser step, by phase."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, clock: str) -> None:
         self.cuda = device.startswith("cuda")
+        self.read = CLOCKS[clock]
         self.steps: list[dict[str, float]] = []
         self.spent: dict[str, float] = defaultdict(float)
         self.began = 0.0
 
     def now(self) -> float:
+        """Seconds by the chosen clock; what a GPU was asked to do is done."""
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.read()
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
+        """Add the seconds inside to a phase."""
         begun = self.now()
         try:
             yield
@@ -96,9 +100,11 @@ class Clock(TrainerCallback):
             self.spent[name] += self.now() - begun
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start over."""
         self.began, self.spent = self.now(), defaultdict(float)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Keep what the step took."""
         total, spent = self.now() - self.began, self.spent
         rollout, inputs = spent["rollout"], spent["inputs"]
         self.steps.append(
@@ -197,7 +203,7 @@ def run_hybrid(options: argparse.Namespace, job: TrainJob, loaded: LoadedModel) 
     torch.manual_seed(0)
     with quiet():
         trainer = FastTrainer(session, prompt_rows(job, loaded.tokenizer))
-        prepare(trainer, loaded.info.device)
+        prepare(trainer, options, loaded.info.device)
         start(trainer, session)
     return trainer
 
@@ -257,15 +263,15 @@ def run_stock(options: argparse.Namespace, job: TrainJob, loaded: LoadedModel, g
             ),
         )
         trainer.remove_callback(PrinterCallback)
-        prepare(trainer, device)
+        prepare(trainer, options, device)
         trainer.given = given
         trainer.train()
     return trainer
 
 
-def prepare(trainer: Any, device: str) -> None:
+def prepare(trainer: Any, options: argparse.Namespace, device: str) -> None:
     """Give a trainer its clock."""
-    trainer.clock, trainer.recorded = Clock(device), []
+    trainer.clock, trainer.recorded = Clock(device, options.clock), []
     trainer.add_callback(trainer.clock)
 
 
@@ -299,7 +305,7 @@ def child(options: argparse.Namespace) -> None:
             torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         )
         / 2**20,
-        "speed": matmul_speed(loaded.info.device, getattr(torch, options.dtype)),
+        "speed": matmul_speed(Clock(loaded.info.device, options.clock), getattr(torch, options.dtype)),
         "log": [{k: line[k] for k in ("loss", "entropy", "grad_norm")} for line in lines],
         "notes": sorted({str(line["engine_note"]) for line in lines if "engine_note" in line}),
     }
@@ -327,11 +333,11 @@ def useful_operations(model: Any, job: TrainJob, loaded: LoadedModel) -> float:
     return 2.0 * body * (distinct + new) + 2.0 * head * new + 4.0 * body * (distinct + new) + 4.0 * head * new
 
 
-def matmul_speed(device: str, dtype: torch.dtype) -> float:
+def matmul_speed(clock: Clock, dtype: torch.dtype) -> float:
     """Operations per second of a square matrix product: the best of five."""
-    size = 8192 if device.startswith("cuda") else 1536
+    size, device = (8192, "cuda") if clock.cuda else (1536, "cpu")
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    clock, best = Clock(device), float("inf")
+    best = float("inf")
     for _ in range(6):
         begun = clock.now()
         a @ b
@@ -389,6 +395,7 @@ def main() -> None:
     parser.add_argument("--model", default="reference", help="a model folder, or `reference`")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: for one thread on a busy machine")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--prompts", type=int, default=4, help="prompts per step")
     parser.add_argument("--group", type=int, default=8, help="completions per prompt")
