@@ -204,6 +204,7 @@ def run_hybrid(options: argparse.Namespace, job: TrainJob, loaded: LoadedModel) 
     with quiet():
         trainer = FastTrainer(session, prompt_rows(job, loaded.tokenizer))
         prepare(trainer, options, loaded.info.device)
+        save_file(adapter_of(trainer), Path(options.work) / "begin.safetensors")
         start(trainer, session)
     return trainer
 
@@ -265,8 +266,16 @@ def run_stock(options: argparse.Namespace, job: TrainJob, loaded: LoadedModel, g
         trainer.remove_callback(PrinterCallback)
         prepare(trainer, options, device)
         trainer.given = given
+        for name, tensor in load_file(Path(options.work) / "begin.safetensors").items():
+            trainer.model.get_parameter(name).data.copy_(tensor)
         trainer.train()
     return trainer
+
+
+def adapter_of(trainer: Any) -> dict[str, torch.Tensor]:
+    """The adapter's tensors."""
+    trained = (pair for pair in trainer.model.named_parameters() if pair[1].requires_grad)
+    return {name: p.detach().float().cpu().clone().contiguous() for name, p in trained}
 
 
 def prepare(trainer: Any, options: argparse.Namespace, device: str) -> None:
@@ -289,10 +298,7 @@ def child(options: argparse.Namespace) -> None:
         kept.model.to("meta")  # the stock way loads its own
         trainer = run_stock(options, job, kept, json.loads((work / "hybrid.json").read_text())["completions"])
     cuda = loaded.info.device.startswith("cuda")
-    save_file(
-        {n: p.detach().float().cpu().contiguous() for n, p in trainer.model.named_parameters() if p.requires_grad},
-        work / f"{options.way}.safetensors",
-    )
+    save_file(adapter_of(trainer), work / f"{options.way}.safetensors")
     lines = [line for line in trainer.state.log_history if "loss" in line]
     found = {
         "positions": changed,
@@ -307,7 +313,7 @@ def child(options: argparse.Namespace) -> None:
         / 2**20,
         "speed": matmul_speed(Clock(loaded.info.device, options.clock), getattr(torch, options.dtype)),
         "log": [{k: line[k] for k in ("loss", "entropy", "grad_norm")} for line in lines],
-        "notes": sorted({str(line["engine_note"]) for line in lines if "engine_note" in line}),
+        "notes": sorted({f"{way}: {why}" for line in lines for way, why in line.get("engine_note", {}).items()}),
     }
     (work / f"{options.way}.json").write_text(json.dumps(found))
 

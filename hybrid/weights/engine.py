@@ -88,12 +88,12 @@ class EngineMixin:
         return self._fast and way not in self._notes
 
     def _give_up(self, way: str, reason: str) -> None:
-        self._notes.setdefault(way, f"{way} by TRL's own way: {reason}")
+        self._notes.setdefault(way, reason)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The trainer's log, with what was not used."""
+        """The trainer's log, with what was not used and why."""
         if self._notes:
-            logs[NOTE] = "; ".join(self._notes[way] for way in sorted(self._notes))  # type: ignore[assignment]
+            logs[NOTE] = dict(sorted(self._notes.items()))  # type: ignore[assignment]
         super().log(logs, start_time)  # type: ignore[misc]
 
     # Rollouts
@@ -114,9 +114,7 @@ class EngineMixin:
         """Give up what the log of a resumed training says was given up."""
         if self._rollouts_checked or not self.state.log_history:
             return
-        said = str(self.state.log_history[-1].get(NOTE, ""))
-        for line in said.split("; ") if said else []:
-            way, _, reason = line.partition(" by TRL's own way: ")
+        for way, reason in self.state.log_history[-1].get(NOTE, {}).items():
             self._give_up(way, reason)
 
     def _roll_out(self, prompts: Sequence[Sequence[int]]) -> RolledOut | None:
@@ -159,9 +157,10 @@ class EngineMixin:
         if not self._uses("rollouts") or min(map(len, prompts)) < 2:
             return None
         seen: list[torch.Tensor] = []
-        found = roll_out(
-            self._policy(), prompts, None, max_new_tokens=tokens, stop_ids=(), temperature=1.0, logits=seen
-        )
+        options: dict[str, Any] = {"max_new_tokens": tokens, "stop_ids": (), "temperature": 1.0}
+        # Once with the adapter's layers as they are, for who watches them; what counts is how completions are sampled.
+        roll_out(self._policy(), prompts, None, fold=False, **options)
+        found = roll_out(self._policy(), prompts, None, logits=seen, **options)
         return found, torch.stack(seen, dim=1)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ _KEYS = {
 }
 """Keys of a trainer's log line -> names in `TrainResult.history`."""
 NOTE = "engine_note"
-"""Key of a log line: which fast way was not used, and why."""
+"""Key of a log line: the fast ways that were not used, and why."""
 FIGURE = "monitor/"
 """Prefix in a trainer's log of the figures that the monitors read; in the history they stand without it."""
 
@@ -150,7 +150,7 @@ def finish(
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
     notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
-    ways = tuple(dict.fromkeys(str(line[NOTE]) for line in log if line.get(NOTE)))
+    given_up = {way: reason for line in log for way, reason in line.get(NOTE, {}).items()}
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if warm is not None:
@@ -177,7 +177,7 @@ def finish(
         history=tuple(history),
         note="; ".join(notes),
         alarms=alarms,
-        warnings=ways,
+        warnings=tuple(f"{way} by TRL's own way: {reason}" for way, reason in sorted(given_up.items())),
     )
     _record(job, result)
     return result

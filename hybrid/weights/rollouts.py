@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import Linear
+from torch.nn import functional
 
 from hybrid.backends import prefix
 from hybrid.backends.decode import PrefixKeys, SharedRows, decode, extend_prefix, read_prefix
@@ -53,11 +56,12 @@ def roll_out(
     stop_ids: Sequence[int],
     temperature: float,
     logits: list[torch.Tensor] | None = None,
+    fold: bool = True,
 ) -> RolledOut:
     """One completion per prompt (two tokens each at least), in order; without `seeds` the most likely token is taken.
 
     Top-k, top-p and penalties are not offered. `logits`, where given, collects the scores (b, v) of every step, rows in
-    the order of `prompts`; rows then have to end together. Raises `decode.UnsupportedModelError`.
+    the order of `prompts`; rows then have to end together. `fold`: see `folded`. Raises `decode.UnsupportedModelError`.
     """
     order, segments = _segments(policy, [tuple(ids) for ids in prompts])
     entropies: list[list[float]] = [[] for _ in prompts]
@@ -77,7 +81,7 @@ def roll_out(
         u_b = torch.from_numpy(uniforms([seeds[row] for row in rows], step)).to(scores_bv.device)
         return draw(weights_bv, u_b[:, None])[:, 0]
 
-    with torch.no_grad(), evaluating(policy):
+    with torch.no_grad(), evaluating(policy), folded(policy) if fold else nullcontext():
         rows = SharedRows(segments(), [prompts[row][-1:] for row in order])
         answers = decode(policy, rows, max_new_tokens=max_new_tokens, stop_ids=stop_ids, choose=choose)
     ids = [answers[place] for place in _inverse(order)]
@@ -94,6 +98,31 @@ def evaluating(policy: Any) -> Iterator[None]:
         yield
     finally:
         policy.train(training)
+
+
+@contextmanager
+def folded(policy: Any) -> Iterator[None]:
+    """Inside, layers that LoRA adapts compute one product with the sum of weight and adapter, held in a copy.
+
+    Three small products and their bookkeeping per layer are most of decoding on a small model. The base is not touched. Only
+    where the sum keeps the adapter's digits (float32 and wider), and only plain LoRA layers; others compute as always.
+    """
+    changed = []
+    for module in policy.modules():
+        if type(module) is not Linear or module.merged or module.disable_adapters:
+            continue
+        name, weight = module.active_adapters[0], module.get_base_layer().weight
+        plain = len(module.active_adapters) == 1 and not module.use_dora.get(name) and not module.lora_bias.get(name)
+        if not plain or module.fan_in_fan_out or weight.dtype not in (torch.float32, torch.float64):
+            continue
+        whole = weight + module.get_delta_weight(name).to(weight.dtype)
+        module.forward = partial(functional.linear, weight=whole, bias=module.get_base_layer().bias)
+        changed.append(module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
 
 
 def _segments(policy: Any, prompts: Sequence[Tokens]) -> tuple[list[int], Any]:
