@@ -64,6 +64,7 @@ class EngineMixin:
         self._known: torch.Tensor | None = None
         self._sampled: list[list[float]] | None = None
         self._notes: dict[str, str] = {}
+        self._own_head = not self.session.loaded.info.device.startswith("cuda")  # there, TRL's head is a kernel
         self._fast = self.session.job.weights.grpo.engine == "auto"
         if not self._fast:
             return
@@ -78,7 +79,7 @@ class EngineMixin:
         reason = reason or _unpackable(base, self.args)
         if reason is not None:
             self._give_up("packing", reason)
-        elif not self.session.loaded.info.device.startswith("cuda"):
+        elif self._own_head:
             answer_packed(base)
 
     def _policy(self) -> Any:
@@ -165,6 +166,7 @@ class EngineMixin:
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's rollouts and rewards, with the entropies of the sampled tokens beside them."""
+        self._sampled = None
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         if self._sampled is not None:
             ids = output["completion_ids"]
@@ -258,7 +260,7 @@ class EngineMixin:
         return torch.cat([logps for logps, _ in parts]), entropies, None
 
     def _packed(self, model: Any, layout: Layout, rows: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-        logps, entropies = score_packed(model, layout, self.temperature, self.accelerator.autocast())
+        logps, entropies = score_packed(model, layout, self.temperature, self.accelerator.autocast(), self._own_head)
         place = tuple(torch.tensor(axis, device=logps.device) for axis in (layout.rows, layout.columns))
         empty = logps.new_zeros(rows, keep)
         return empty.index_put(place, logps), empty.to(entropies.dtype).index_put(place, entropies)

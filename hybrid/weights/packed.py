@@ -223,18 +223,23 @@ def answer_packed(base: torch.nn.Module) -> None:
 
 
 def score_packed(
-    model: Any, layout: Layout, temperature: float, autocast: AbstractContextManager[Any]
+    model: Any,
+    layout: Layout,
+    temperature: float,
+    autocast: AbstractContextManager[Any],
+    own_head: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and entropies of `layout.labels`, in that order; the first carry the gradient.
 
-    `model` is the (wrapped) policy, whose base has TRL's fused head, and on a CPU `answer_packed`.
+    `model` is the (wrapped) policy; `own_head`: its base was taught by `answer_packed`, else it has TRL's fused head, which
+    knows its temperature itself.
     Raises `decode.UnsupportedModelError`.
     """
     device = next(model.parameters()).device
     ids, positions = (torch.tensor([row], device=device) for row in (layout.tokens, layout.positions))
     scored, labels = (torch.tensor(row, device=device) for row in (layout.scored, layout.labels))
     with autocast, computing(model, PackedRow(layout, device)):
-        if device.type == "cpu":
+        if own_head:
             request = {_REQUEST: (scored, labels, temperature)}
             output = model(input_ids=ids, position_ids=positions, **request)
             return output["log_probs"], output["entropy"]

@@ -126,6 +126,19 @@ def test_it_equals_padded_rows(base, piece, monkeypatch):
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_with_trl_s_head_it_is_the_same():
+    """As on CUDA; on a CPU that head sums in float32."""
+    model = adapted(tiny_model(), torch.float64)
+    prompts, completions = rows()
+    layout = pack(prompts, completions)
+    logps, entropies = score_packed(model, layout, 0.7, contextlib.nullcontext())
+    others, other_entropies = score_packed(model, layout, 0.7, contextlib.nullcontext(), own_head=False)
+    assert torch.allclose(logps.float(), others.float(), atol=1e-5)
+    assert torch.allclose(entropies.float(), other_entropies.float(), atol=1e-5)
+    found, wanted = slope(model, logps), slope(model, others.double())
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4
+
+
 def test_in_half_precision_it_is_as_far_from_the_truth_as_padded_rows():
     exact = adapted(tiny_model(), torch.float64)
     model = adapted(tiny_model(), torch.bfloat16)
