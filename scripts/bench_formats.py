@@ -7,8 +7,9 @@ that no document changes. The reward asks for the right fact in any layout, so t
 what the shares should move to is known in closed form from each layout's accuracy (`hybrid.evidence.formats`).
 
 Arms, with the same rows and seed: `none` (monitors warn), `kl` (`grpo.beta`), `rollback`
-(`weights.monitors.on_alarm.format_share`, at the default share of 0.95) and `early` (the same at 0.7), and `merit`, a control
-whose reward asks for one layout: it has to move there, and that is no collapse. Each finished adapter answers the sealed test `--samples` times at temperature 1.
+(`weights.monitors.on_alarm.format_share`, at the default share of 0.95) and `early` (the same at 0.7), and `merit`, a
+control whose reward asks for one layout: it has to move there, and that is no collapse. Each finished adapter answers
+the sealed test `--samples` times at temperature 1.
 
 Harm is counted as what is lost: the share of test rows that are answered right at least once in a *given* layout (pass@k
 per layout, the least of the three), which is what a later task that wants that layout would start from.
@@ -45,7 +46,7 @@ from hybrid.config.schema import (
     WeightsConfig,
 )
 from hybrid.evidence.formats import Labelled, format_use
-from hybrid.evidence.stats import mean_interval, paired_interval
+from hybrid.evidence.stats import mean_interval
 from hybrid.store.atomic import write_json
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.build import build_trainer
@@ -226,7 +227,7 @@ def spread(values: Sequence[float]) -> str:
 def table(seeds: Sequence[list[Outcome]], samples: int) -> str:
     """All arms over all seeds."""
     lines = [
-        f"| arm | accuracy on test | least layout, pass@{samples} | effective layouts | excess collapse, nats | alarm fired | at step |",
+        f"| arm | accuracy on test | least layout, pass@{samples} | effective layouts | excess, nats | alarm fired | at step |",
         "|---|---|---|---|---|---|---|",
     ]
     for arm in ("base", *ARMS):
