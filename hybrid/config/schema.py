@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
@@ -24,7 +25,6 @@ from hybrid.config.text import SkillConfig as SkillConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
-from hybrid.config.weights import RewardConfig as RewardConfig
 from hybrid.config.weights import ScheduleConfig as ScheduleConfig
 from hybrid.config.weights import SftConfig as SftConfig
 from hybrid.config.weights import WarmStartConfig as WarmStartConfig
@@ -344,4 +344,10 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
+        scaling = self.weights.grpo.scale_rewards
+        if self.weights.method == "grpo" and self.weights.rewards.brier_weight > 0 and scaling != "none":
+            raise ValueError(
+                f"weights.grpo.scale_rewards: {scaling!r} divides by a deviation of rewards, which makes a Brier reward teach "
+                'overconfidence (Bereket and Leskovec 2025, arXiv 2508.11800); use "none", or leave out rewards.brier_weight'
+            )
         return self

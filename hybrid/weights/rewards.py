@@ -1,37 +1,53 @@
-"""Rewards of training completions: the grader's value, and a Brier term for stated confidence (RLCR, 2507.16806).
+"""Rewards of training completions, column by column: the grader's value, layout, facets, and stated confidence.
 
-    parse_confidence("dcba~7", pattern, scale=10.0)      # 0.7
-    brier(True, 0.7)                                     # 1 - (0.7 - 1)^2 = 0.91
+    rewards = Rewards(examples, grader, RewardConfig(brier_weight=1.0))
+    {c.name: c.weight for c in rewards.columns}          # {"accuracy": 1.0, "brier": 1.0}
+    rewards.column("brier", rows, completions)           # 1 - (q - a)^2 of each completion (RLCR, 2507.16806)
 
-The completion is graded as it is, confidence included, because that is how it is measured. Does not: generate, combine
-rewards (the trainer weighs them) or normalise them.
+The completion is graded as it is, confidence included, because that is how it is measured. Does not: generate, add the
+columns up (the trainer weighs them) or normalise them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from hybrid.capability.graders.base import GraderError
+from hybrid.capability.graders.matching import MATCHER, MatchTooCostly
 from hybrid.capability.types import Example, Grader, Score
+from hybrid.config.rewards import RewardConfig
+from hybrid.evidence.stated import Reader, brier_loss, parse_confidence
+
+__all__ = ["Column", "Rewards", "brier", "columns_of", "parse_confidence", "signal_share"]
+
+SECONDS = 0.5
+"""Processor time that the pattern of the format may use on one completion; one that takes longer is not well-formed."""
+PART = "part/"
+"""Prefix of the columns of facets."""
 
 
-def parse_confidence(completion: str, pattern: re.Pattern[str], scale: float) -> float | None:
-    """The stated confidence in [0, 1]: the last match's group `confidence` over `scale`. None when there is none."""
-    found: str | None = None
-    for match in pattern.finditer(completion):
-        found = match["confidence"]
-    if found is None:
-        return None
-    try:
-        confidence = float(found) / scale
-    except ValueError:
-        return None
-    return confidence if 0.0 <= confidence <= 1.0 else None
+@dataclass(frozen=True)
+class Column:
+    """One reward function: its name in the log, and its weight. A weight of 0 is only watched."""
+
+    name: str
+    weight: float
+
+
+def columns_of(settings: RewardConfig) -> tuple[Column, ...]:
+    """The columns of a configuration. Accuracy always; another one where it has a weight or was asked for by its key."""
+    found = [Column("accuracy", settings.accuracy_weight)]
+    if settings.format_weight > 0 or settings.format_pattern is not None:
+        found.append(Column("format", settings.format_weight))
+    if settings.confidence is not None:
+        found.append(Column("brier", settings.brier_weight))
+    return (*found, *(Column(PART + name, weight) for name, weight in sorted(settings.parts.items())))
 
 
 def brier(correct: bool, confidence: float | None) -> float:
     """1 - (q - a)^2 with a in {0, 1}: 1 is best. No confidence scores 0, like the surest wrong answer."""
-    return 0.0 if confidence is None else 1.0 - (confidence - float(correct)) ** 2
+    return 1.0 - brier_loss(None if confidence is None else (confidence, correct))
 
 
 def signal_share(totals: Sequence[float], generations: int) -> float:
@@ -41,22 +57,29 @@ def signal_share(totals: Sequence[float], generations: int) -> float:
 
 
 class Rewards:
-    """Rewards of batches of completions. The scores of the newest batch are kept, so that two columns grade it once."""
+    """Rewards of batches of completions. The scores of the newest batch are kept, so that its columns grade it once.
 
-    def __init__(self, examples: Sequence[Example], grader: Grader, pattern: str, scale: float) -> None:
-        self._examples, self._grader = examples, grader
-        self._pattern, self._scale = re.compile(pattern), scale
+    Raises `GraderError` for a part of which the grader says nothing in a whole batch: it would pay for nothing in silence.
+    """
+
+    def __init__(self, examples: Sequence[Example], grader: Grader, settings: RewardConfig) -> None:
+        self._examples, self._grader, self._settings = examples, grader, settings
+        self._reader = Reader.of(settings)
+        self._pattern = settings.format_pattern
+        self.columns = columns_of(settings)
         self._newest: tuple[tuple[tuple[int, ...], tuple[str, ...]], list[Score]] | None = None
 
-    def accuracy(self, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
-        """The grader's value of each completion of the example in `rows`."""
-        return [score.value for score in self._scores(rows, completions)]
-
-    def brier(self, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
-        """The Brier reward of each completion; the grader's `passed` is its correctness."""
+    def column(self, name: str, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
+        """One column: the reward of each completion of the example in `rows`."""
         scores = self._scores(rows, completions)
-        confidences = [parse_confidence(text, self._pattern, self._scale) for text in completions]
-        return [brier(s.passed, q) for s, q in zip(scores, confidences, strict=True)]
+        if name == "accuracy":
+            return [score.value for score in scores]
+        if name == "format":
+            return [self._format(score, text) for score, text in zip(scores, completions, strict=True)]
+        if name == "brier":
+            assert self._reader is not None
+            return [brier(s.passed, self._reader.read(text)) for s, text in zip(scores, completions, strict=True)]
+        return self._part(name.removeprefix(PART), scores)
 
     def newest(self) -> list[tuple[int, str, Score]]:
         """(row, completion, score) of the newest batch, in order; empty before the first."""
@@ -64,6 +87,26 @@ class Rewards:
             return []
         (rows, completions), scores = self._newest
         return list(zip(rows, completions, scores, strict=True))
+
+    def _format(self, score: Score, completion: str) -> float:
+        """1 for a right answer that is well-formed. A wrong one gets nothing: an additive bonus teaches long wrong answers."""
+        if not score.passed:
+            return 0.0
+        if self._pattern is None:
+            return self._part("format", [score])[0]
+        try:
+            return float(MATCHER.first([self._pattern], completion, False, SECONDS) == 0)
+        except MatchTooCostly:
+            return 0.0
+
+    def _part(self, facet: str, scores: Sequence[Score]) -> list[float]:
+        if not any(facet in score.facets for score in scores):
+            known = ", ".join(sorted({name for score in scores for name in score.facets})) or "none at all"
+            raise GraderError(
+                f"weights.rewards rewards the facet {facet!r}, and the grader reports no such facet (it reports {known}); "
+                "correct the name in weights.rewards.parts, or give weights.rewards.format_pattern"
+            )
+        return [score.facets.get(facet, 0.0) for score in scores]
 
     def _scores(self, rows: Sequence[int], completions: Sequence[str]) -> list[Score]:
         key = (tuple(rows), tuple(completions))

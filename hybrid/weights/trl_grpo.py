@@ -38,9 +38,9 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}
         self._observer = Observer(job.weights.monitors, job.examples, job.grader)
-        rewards = job.weights.rewards
-        self._graded = Rewards(job.examples, job.grader, rewards.confidence_pattern, rewards.confidence_scale)
-        functions, weights = _reward_functions(session, self._graded)
+        self._graded = Rewards(job.examples, job.grader, job.weights.rewards)
+        functions = _reward_functions(session, self._graded)
+        weights = [column.weight for column in self._graded.columns]
         super().__init__(
             model=session.loaded.model,
             reward_funcs=functions,
@@ -138,9 +138,8 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
     )
 
 
-def _reward_functions(session: Session, rewards: Rewards) -> tuple[list[Any], list[float]]:
-    """Reward functions in TRL's calling convention, and their weights; Brier is a column of its own and so logged."""
-    settings = session.job.weights.rewards
+def _reward_functions(session: Session, rewards: Rewards) -> list[Any]:
+    """One reward function in TRL's calling convention per column; TRL logs each under its name, whatever it weighs."""
     tokenizer, stops = session.loaded.tokenizer, set(session.loaded.stop_ids)
 
     def texts(completion_ids: list[list[int]]) -> list[str]:
@@ -148,12 +147,11 @@ def _reward_functions(session: Session, rewards: Rewards) -> tuple[list[Any], li
         cut = [next((ids[:i] for i, token in enumerate(ids) if token in stops), ids) for ids in completion_ids]
         return [tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in cut]
 
-    def accuracy(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
-        return rewards.accuracy(row, texts(completion_ids))
+    def function(name: str) -> Any:
+        def reward(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
+            return rewards.column(name, row, texts(completion_ids))
 
-    def brier(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
-        return rewards.brier(row, texts(completion_ids))
+        reward.__name__ = name
+        return reward
 
-    if settings.brier_weight == 0:
-        return [accuracy], [settings.accuracy_weight]
-    return [accuracy, brier], [settings.accuracy_weight, settings.brier_weight]
+    return [function(column.name) for column in rewards.columns]
