@@ -279,6 +279,17 @@ class SearchGateConfig(Section):
     """A challenger whose sign test falls below this after two parts is accepted without the rest."""
 
 
+class CalibrationGateConfig(Section):
+    """A better calibration ships too, only jointly with an accuracy that is not worse. Each has half of `alpha` then."""
+
+    minimum_effect: float = Field(default=0.02, gt=0, lt=1)
+    """The least fall of the Brier loss worth shipping."""
+    margin: float = Field(default=0.05, gt=0, lt=1)
+    """Accuracy may not be worse by more than this at the lower end of its 95 % interval."""
+    least: int = Field(default=30, ge=10)
+    """Fewest answers that have to state a confidence, of the base and of the arm; with fewer it is not measurable."""
+
+
 class ShipGateConfig(Section):
     """The honest gate: one paired test on `confirm`, opened once per capability."""
 
@@ -291,6 +302,8 @@ class ShipGateConfig(Section):
     """Correction over the capabilities of one run."""
     slice_by: str | None = None
     """Metadata key; a significant regression of any of its values vetoes."""
+    calibration: CalibrationGateConfig | None = None
+    """Let a better calibration ship too; none: the score alone decides. Needs `weights.rewards.confidence_pattern`."""
 
 
 class GateConfig(Section):
@@ -344,6 +357,11 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
+        if self.gate.ship.calibration is not None and self.weights.rewards.confidence is None:
+            raise ValueError(
+                "gate.ship.calibration: no answer states a confidence, so nothing would read it; "
+                "set weights.rewards.confidence_pattern"
+            )
         scaling = self.weights.grpo.scale_rewards
         if self.weights.method == "grpo" and self.weights.rewards.brier_weight > 0 and scaling != "none":
             raise ValueError(

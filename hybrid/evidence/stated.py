@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hybrid.config.rewards import RewardConfig
+from hybrid.evidence.types import Measurement
 
 LONGEST = 2_000
 """Characters at a completion's end in which a confidence is looked for."""
@@ -58,6 +59,13 @@ def stated(answers: Iterable[tuple[str, bool]], reader: Reader) -> list[tuple[fl
     """(confidence, correct) of each (completion, correct), in order; None where a completion states no confidence."""
     read = [(reader.read(text), correct) for text, correct in answers]
     return [None if confidence is None else (confidence, correct) for confidence, correct in read]
+
+
+def told(measured: Measurement, reader: Reader | None) -> list[tuple[float, bool] | None]:
+    """(confidence, correct) of the first answer to each example, in order; without a reader nothing is stated."""
+    if reader is None:
+        return [None] * len(measured.rollouts)
+    return stated(((row[0].text, row[0].passed) for row in measured.rollouts), reader)
 
 
 def brier_loss(pair: tuple[float, bool] | None) -> float:

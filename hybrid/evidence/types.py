@@ -113,3 +113,5 @@ class Verdict(BaseModel):
     reason: str
     slices: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Named slices that regressed significantly, each with delta, low, high, n; empty when none did."""
+    basis: Literal["score", "calibration"] = "score"
+    """What was judged in the end: `calibration` is an accept on a better calibration at an accuracy that is not worse."""

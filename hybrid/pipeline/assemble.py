@@ -19,6 +19,7 @@ from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline.attribution import Worth
+from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.session import Session
 from hybrid.report import schema as r
 from hybrid.skill.edits import Edit
@@ -100,12 +101,21 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
     name = outcome.capability.name
     arm = placement.placement if placement.placement in outcome.improved.built else None
     refused = [f"{x.arm} not placed: {x.why}" for x in placement.refused]
+    calibration, unmeasured = calibration_of(
+        session.loaded.config, verified.test["base"], verified.test[arm] if arm else None
+    )
     return r.CapabilityReport(
         name=name,
         placement=placement.placement,
         confidence=route.confidence,
         reason=placement.reason,
-        decision_trail=(*route.reasons, *outcome.improved.notes, *refused, f"placed: {placement.reason}"),
+        decision_trail=(
+            *route.reasons,
+            *outcome.improved.notes,
+            *refused,
+            *([unmeasured] if unmeasured else ()),
+            f"placed: {placement.reason}",
+        ),
         kind=r.Kind(
             measured=route.kind,
             declared=outcome.capability.declared_kind,
@@ -115,7 +125,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         arms=_arms(outcome, session.loaded.config.seed),
         delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,
         gate=tuple(_verdict(a, v, adjusted.get(f"{name}/{a}")) for a, v in outcome.verdicts.items()),
-        calibration=None,
+        calibration=calibration,
         formats=_formats(session, outcome, arm),
         collateral={
             other: r.Collateral(delta=t.delta, low=t.low, high=t.high, n=t.n)

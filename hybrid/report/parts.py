@@ -215,12 +215,21 @@ class Collateral(_Ranged):
 
 
 class Calibration(Part):
-    """How well stated confidences match correctness. `auroc` is null when all answers are right or all are wrong."""
+    """How well stated confidences match correctness. `auroc` is null when all answers are right or all are wrong.
+
+    The figures are the placed arm's (the base's where nothing was placed) over the `n` test answers that state a
+    confidence; `unstated` ones are in none of them. Better figures at a lower accuracy are no gain.
+    """
 
     brier: Number
     ece: Number
     auroc: Share | None
     n: Count
+    unstated: Count = 0
+    intervals: dict[Text, Estimate] = {}
+    """`brier`, `ece` and `auroc` with their 95 % intervals."""
+    base: dict[Text, Estimate] = {}
+    """The same of the base's answers; empty where too few of them state a confidence."""
 
 
 class Formats(Part):
