@@ -24,7 +24,9 @@ import json
 import math
 import random
 import re
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +57,7 @@ from hybrid.weights.rewards import parse_confidence
 from hybrid.weights.schedule import plain
 
 ARMS = {"accuracy": 0.0, "brier 1": 1.0, "brier 2": 2.0, "brier 4": 4.0}
+ARMS_FIRST = "accuracy"
 KINDS = {"named": 1.0, "mark 70": 0.7, "mark 35": 0.35, "random": 0.0}
 """Kind of question -> the share of it that can be answered at all."""
 NAMED = ("@rev", "@rotl", "@rotr", "@next", "@prev", "@swap", "@tail", "@head")
@@ -122,6 +125,9 @@ def run_arm(seed: int, arm: str, args: argparse.Namespace) -> dict[str, Any]:
     model = ModelConfig(path="reference", device="cpu", threads=1)
     grader = build_grader(RegexGrader(type="regex", pattern=r"{reference}~\d"))
     out = args.out / f"{seed}-{arm.replace(' ', '-')}"
+    first = args.out / f"{seed}-{ARMS_FIRST}" / "warm-start"
+    if first.is_dir() and not out.exists():
+        shutil.copytree(first, out / "warm-start")  # the same job in every arm: it is read, not trained again
     began = time.process_time()
 
     def load() -> LoadedModel:
@@ -233,9 +239,9 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--arms", nargs="*", default=["accuracy", "brier 1", "brier 4", "brier 2"], choices=list(ARMS))
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--train", type=int, default=150, help="training questions per kind")
     parser.add_argument("--test", type=int, default=60, help="test questions per kind")
     parser.add_argument("--out", type=Path, default=Path("runs/brier"))
@@ -243,12 +249,13 @@ def main() -> None:
     print(f"brier_weight 1.5: {refused()}\n", flush=True)
     results: dict[str, list[Rows]] = {}
     spent = 0.0
-    for seed in seeds_of(args.seeds):
-        for arm in args.arms:
+    for arm in args.arms:
+        for seed in seeds_of(args.seeds):
             found = kept(seed, arm, args)
             spent += found["seconds"]
             for name, rows in found["answered"].items():
                 results.setdefault(name, []).append(rows)
+            print(f"seed {seed}, {arm}: {found['seconds']:.0f} s", file=sys.stderr, flush=True)
     kinds = ", ".join(KINDS)
     print(
         f"| reward | accuracy | ECE | Brier | AUROC, pooled | accuracy on {kinds} | mean confidence on them | states none |"
