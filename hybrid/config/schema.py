@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.calls import FunctionCallGrader as FunctionCallGrader
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
@@ -195,6 +196,7 @@ GraderConfig = Annotated[
     | RegexGrader
     | JsonGrader
     | CodeGrader
+    | FunctionCallGrader
     | PythonGrader,
     Field(discriminator="type"),
 ]

@@ -12,6 +12,7 @@ import math
 
 from hybrid.capability.graders.base import GraderError
 from hybrid.capability.graders.callables import PythonCallable, load_callable
+from hybrid.capability.graders.calls import FunctionCall
 from hybrid.capability.graders.code import Code, code_mistakes
 from hybrid.capability.graders.numeric import Numeric
 from hybrid.capability.graders.pattern import Regex, pattern_mistakes
@@ -70,5 +71,7 @@ def build_grader(config: schema.GraderConfig) -> Grader:
             return Json(config)
         case schema.CodeGrader():
             return Code(config)
+        case schema.FunctionCallGrader():
+            return FunctionCall(config)
         case schema.PythonGrader():
             return PythonCallable(config)
