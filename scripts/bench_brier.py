@@ -101,7 +101,7 @@ def weights(arm: str, steps: int, rate: float) -> WeightsConfig:
         lora=LoraConfig(rank=8, alpha=16),
         rewards=RewardConfig(confidence_pattern=PATTERN, confidence_scale=SCALE, brier_weight=min(1.0, ARMS[arm])),
         grpo=GrpoConfig(steps=steps, prompts_per_step=8, generations=8, learning_rate=rate, scale_rewards="none"),
-        warm_start=WarmStartConfig(steps=60, batch=32, learning_rate=5e-4),
+        warm_start=WarmStartConfig(steps=40, batch=32, learning_rate=5e-4),
         checkpoint_every=steps,
     )
     rewards = settings.rewards.model_copy(update={"brier_weight": ARMS[arm]})  # copies without validating
@@ -240,8 +240,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--arms", nargs="*", default=["accuracy", "brier 1", "brier 4", "brier 2"], choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--rate", type=float, default=4e-4)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--train", type=int, default=150, help="training questions per kind")
     parser.add_argument("--test", type=int, default=60, help="test questions per kind")
     parser.add_argument("--out", type=Path, default=Path("runs/brier"))

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hybrid.capability.graders import GraderError, build_grader, check_grader
+from hybrid.capability.graders.judge import UnboundJudge
 from hybrid.capability.graders.text import fold, quote
 from hybrid.capability.hf import read_hf
 from hybrid.capability.rows import EXAMPLE_ROW, ProblemList, Row, read_rows, split_rows
@@ -69,8 +70,10 @@ def load_capability(
 def check_gold(capability: Capability) -> list[Problem]:
     """Score every gold completion of every split. One that does not pass with 1.0 makes its example unlearnable.
 
-    A grader that fails is reported in the same way. Never raises for bad data.
+    A grader that fails is reported in the same way; gold answers of a judge are not scored. Never raises for bad data.
     """
+    if isinstance(capability.grader, UnboundJudge):
+        return []  # nothing is paid for before a run
     places = capability.places if isinstance(capability, LoadedCapability) else {}
     problems = ProblemList()
     for split in SPLITS:

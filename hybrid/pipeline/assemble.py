@@ -20,6 +20,7 @@ from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
+from hybrid.pipeline.judges import judge_cost, tell_unjudged
 from hybrid.pipeline.session import Session
 from hybrid.report import schema as r
 from hybrid.skill.edits import Edit
@@ -38,6 +39,7 @@ def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_s
     config = session.loaded.config
     fields = session.folder.path / "run.json"
     adjusted = _adjusted(outcomes)
+    tell_unjudged(session)
     return r.Report(
         run_id=f"{config.name}-{_identity(fields)[:12]}",
         created=created,
@@ -328,7 +330,7 @@ def _flips(outcome: Outcome, arm: str | None) -> r.Flips:
     for example, before, after in zip(
         examples, verified.test["base"].rollouts, verified.test[arm].rollouts, strict=True
     ):
-        if before[0].passed == after[0].passed:
+        if before[0].passed == after[0].passed or before[0].unjudged or after[0].unjudged:
             continue
         flip = r.Flip(
             id=example.id,
@@ -367,6 +369,7 @@ def _totals(session: Session, capability: str | None, wall_seconds: float | None
         train_seconds=total.train_seconds,
         wall_seconds=wall_seconds,
         proposer=_proposer_cost(session) if capability is None else None,
+        judge=judge_cost(session, capability),
         stages={
             name: r.StageCost(
                 calls=c.calls,

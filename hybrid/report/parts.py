@@ -126,7 +126,7 @@ class StageCost(Part):
 
 
 class ProposerCost(Part):
-    """Requests to the model that proposes edits. `usd` follows the configured prices, and is null without them."""
+    """Requests to a model that proposes edits or judges answers. `usd` follows the configured prices; null without them."""
 
     calls: Count
     attempts: Count
@@ -146,6 +146,8 @@ class LedgerTotals(Part):
     stages: dict[Text, StageCost] = {}
     proposer: ProposerCost | None = None
     """What the model that proposes edits cost over the whole run; null where none was asked."""
+    judge: ProposerCost | None = None
+    """What models that judge answers cost, training included; null where none was asked."""
 
 
 class Kind(Part):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybrid.capability.graders.base import GraderError
+from hybrid.capability.graders.base import UNJUDGED, GraderError, Unjudged
 from hybrid.capability.graders.matching import MATCHER, MatchTooCostly
 from hybrid.capability.types import Example, Grader, Score
 from hybrid.config.rewards import RewardConfig
@@ -35,14 +35,35 @@ class Column:
     weight: float
 
 
-def columns_of(settings: RewardConfig) -> tuple[Column, ...]:
-    """The columns of a configuration. Accuracy always; another one where it has a weight or was asked for by its key."""
+def columns_of(settings: RewardConfig, may_fail: bool = False) -> tuple[Column, ...]:
+    """The columns of a configuration. Accuracy always; another one where it has a weight or was asked for by its key.
+
+    `may_fail`: the grader may give no verdict, which the column `unjudged` marks with 1.
+    """
     found = [Column("accuracy", settings.accuracy_weight)]
     if settings.format_weight > 0 or settings.format_pattern is not None:
         found.append(Column("format", settings.format_weight))
     if settings.confidence is not None:
         found.append(Column("brier", settings.brier_weight))
-    return (*found, *(Column(PART + name, weight) for name, weight in sorted(settings.parts.items())))
+    found += [Column(PART + name, weight) for name, weight in sorted(settings.parts.items())]
+    return (*found, Column(UNJUDGED, 0.0)) if may_fail else tuple(found)
+
+
+def filled(columns: Sequence[Sequence[float]], unjudged: int, generations: int) -> list[list[float]]:
+    """Rows of rewards (completions by columns) in which one without a verdict has its group's mean in every column.
+
+    Its advantage is then 0 under unscaled rewards: it teaches nothing, and moves no baseline. `unjudged` is the index of the
+    column that marks it. In a group without any verdict all rewards are 0, which is no signal.
+    """
+    out = [list(row) for row in columns]
+    for start in range(0, len(out), generations):
+        group = out[start : start + generations]
+        known = [row for row in group if row[unjudged] == 0.0]
+        for row in group:
+            if row[unjudged] != 0.0:
+                mean = [sum(values) / len(known) for values in zip(*known, strict=True)] if known else [0.0] * len(row)
+                row[:] = [*mean[:unjudged], 1.0, *mean[unjudged + 1 :]]
+    return out
 
 
 def brier(correct: bool, confidence: float | None) -> float:
@@ -66,12 +87,14 @@ class Rewards:
         self._examples, self._grader, self._settings = examples, grader, settings
         self._reader = Reader.of(settings)
         self._pattern = settings.format_pattern
-        self.columns = columns_of(settings)
+        self.columns = columns_of(settings, getattr(grader, "may_fail", False))
         self._newest: tuple[tuple[tuple[int, ...], tuple[str, ...]], list[Score]] | None = None
 
     def column(self, name: str, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
         """One column: the reward of each completion of the example in `rows`."""
         scores = self._scores(rows, completions)
+        if name == UNJUDGED:
+            return [score.facets.get(UNJUDGED, 0.0) for score in scores]
         if name == "accuracy":
             return [score.value for score in scores]
         if name == "format":
@@ -100,7 +123,8 @@ class Rewards:
             return 0.0
 
     def _part(self, facet: str, scores: Sequence[Score]) -> list[float]:
-        if not any(facet in score.facets for score in scores):
+        scored = [score for score in scores if UNJUDGED not in score.facets]
+        if scored and not any(facet in score.facets for score in scored):
             known = ", ".join(sorted({name for score in scores for name in score.facets})) or "none at all"
             raise GraderError(
                 f"weights.rewards rewards the facet {facet!r}, and the grader reports no such facet (it reports {known}); "
@@ -112,5 +136,11 @@ class Rewards:
         key = (tuple(rows), tuple(completions))
         if self._newest is None or self._newest[0] != key:
             pairs = zip(rows, completions, strict=True)
-            self._newest = (key, [self._grader.grade(text, self._examples[row]) for row, text in pairs])
+            self._newest = (key, [self._grade(text, self._examples[row]) for row, text in pairs])
         return self._newest[1]
+
+    def _grade(self, completion: str, example: Example) -> Score:
+        try:
+            return self._grader.grade(completion, example)
+        except Unjudged as error:
+            return Score(0.0, False, {UNJUDGED: 1.0}, str(error))

@@ -16,12 +16,13 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from hybrid.backends.loading import fold_lm_head
+from hybrid.capability.graders.base import UNJUDGED
 from hybrid.errors import TrainingError
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
 from hybrid.weights.observe import Observer, figures
 from hybrid.weights.results import FIGURE
-from hybrid.weights.rewards import Rewards, signal_share
+from hybrid.weights.rewards import Rewards, filled, signal_share
 from hybrid.weights.schedule import Order
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
 
@@ -60,6 +61,9 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         if not bool(torch.isfinite(rewards).all()):
             step = self.state.global_step + 1
             raise TrainingError(f"step {step}: a reward is not finite; the weights were not updated. Check the grader")
+        names = [column.name for column in self._graded.columns]
+        if UNJUDGED in names:
+            rewards = rewards.new_tensor(filled(rewards.tolist(), names.index(UNJUDGED), self.num_generations))
         totals = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1).tolist()
         self._silent = 1.0 - signal_share(totals, self.num_generations)
         samples = gather_object(self._observer.samples(self._graded.newest()))

@@ -115,7 +115,9 @@ def test_a_reference_that_is_no_call_is_an_error_of_the_data() -> None:
 def test_every_gold_answer_of_the_real_task_passes_also_with_reordered_arguments() -> None:
     grader = build_grader(FunctionCallGrader(type="function-call"))
     folder = Path(__file__).parents[2] / "data" / "real" / "function-call"
-    rows = [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text("utf-8").splitlines()
+    ]
     assert len(rows) > 100
     for row in rows:
         example = Example(**row)

@@ -142,10 +142,10 @@ def calls_of(text: str) -> list[Call] | None:
 
 
 def _call_nodes(statement: ast.stmt) -> list[ast.expr]:
-    if not isinstance(statement, ast.Expr):
-        raise ValueError("a statement is no call")
-    value = statement.value
-    return list(value.elts) if isinstance(value, ast.List | ast.Tuple) else [value]
+    if isinstance(statement, ast.Expr):
+        value = statement.value
+        return list(value.elts) if isinstance(value, ast.List | ast.Tuple) else [value]
+    raise ValueError("a statement is no call")
 
 
 def _call(node: ast.expr) -> Call:
@@ -196,7 +196,9 @@ def _paired(wanted: Sequence[Call], found: Sequence[Call]) -> list[tuple[Call, C
     pairs: dict[int, Call] = {}
     for equal in (True, False):
         for i, call in enumerate(wanted):
-            alike = (b for b in left if b.name == call.name and (not equal or dict(b.arguments) == dict(call.arguments)))
+            alike = (
+                b for b in left if b.name == call.name and (not equal or dict(b.arguments) == dict(call.arguments))
+            )
             other = next(alike, None) if i not in pairs else None
             if other is not None:
                 left.remove(other)
