@@ -63,7 +63,7 @@ KINDS = {"named": 1.0, "mark 70": 0.7, "mark 35": 0.35, "random": 0.0}
 NAMED = ("@rev", "@rotl", "@rotr", "@next", "@prev", "@swap", "@tail", "@head")
 HIDDEN = ("@rev", "@next", "@rotl", "@prev", "@swap")
 PATTERN, SCALE = r"~(?P<confidence>\d)\s*$", 9.0
-LONGEST = 14
+LONGEST = 10
 
 
 def questions(seed: int, per_kind: int, split: str) -> list[Example]:
@@ -240,10 +240,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--arms", nargs="*", default=["accuracy", "brier 1", "brier 4", "brier 2"], choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--train", type=int, default=150, help="training questions per kind")
-    parser.add_argument("--test", type=int, default=60, help="test questions per kind")
+    parser.add_argument("--test", type=int, default=50, help="test questions per kind")
     parser.add_argument("--out", type=Path, default=Path("runs/brier"))
     args = parser.parse_args()
     print(f"brier_weight 1.5: {refused()}\n", flush=True)

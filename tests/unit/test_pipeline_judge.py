@@ -17,7 +17,7 @@ from hybrid.report.schema import Report
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from loopback_endpoint import LoopbackEndpoint  # noqa: E402
+from loopback_endpoint import LoopbackEndpoint
 
 
 def say(payload: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hybrid.capability.graders import GraderError, build_grader
+from hybrid.capability.graders.base import Unjudged
 from hybrid.capability.types import Example, Score
 from hybrid.config.schema import ExactGrader, JsonGrader, RewardConfig
 from hybrid.evidence.stated import Reader, parse_confidence
-from hybrid.weights.rewards import Rewards, brier, columns_of, signal_share
+from hybrid.weights.rewards import Rewards, brier, columns_of, filled, signal_share
 
 PATTERN = r"~(?P<confidence>\d)\s*$"
 
@@ -171,3 +172,26 @@ def test_signal_share_counts_groups_with_different_rewards():
     assert signal_share([0, 0, 1, 1, 0, 1, 0.5, 0.5], 2) == 0.25
     assert signal_share([1, 1, 1, 1], 4) == 0.0
     assert signal_share([0.0, 1e-12], 2) == 0.0
+
+
+def test_a_completion_without_a_verdict_has_its_groups_mean_and_so_no_advantage():
+    columns = [[1.0, 0.5, 0.0], [0.0, 0.1, 1.0], [0.0, 0.3, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    found = filled(columns, 2, 3)
+    assert found[1] == pytest.approx([0.5, 0.4, 1.0])
+    assert found[0] == columns[0] and found[2] == columns[2]
+    assert found[3:] == [[0.0, 0.0, 1.0]] * 3  # a group without any verdict has no signal
+
+
+def test_a_grader_that_may_fail_has_a_column_that_counts_its_failures():
+    class Failing(CountingGrader):
+        may_fail = True
+
+        def grade(self, completion, example):
+            if completion == "lost":
+                raise Unjudged("no verdict")
+            return super().grade(completion, example)
+
+    rewards = Rewards(EXAMPLES, Failing(), RewardConfig())
+    assert [c.name for c in rewards.columns] == ["accuracy", "unjudged"]
+    assert rewards.column("unjudged", [0, 0], ["ab", "lost"]) == [0.0, 1.0]
+    assert rewards.column("accuracy", [0, 0], ["ab", "lost"]) == [1.0, 0.0]
