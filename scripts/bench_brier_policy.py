@@ -29,7 +29,11 @@ RIGHT = np.array([[0.9, 0.3, 0.0], [0.6, 0.3, 0.0], [0.35, 0.2, 0.0], [0.2, 0.1,
 """Chance that an answer is right, by kind and answer."""
 LEVELS = np.linspace(0.0, 1.0, 11)
 GROUP = 32
-ROWS = (("b = 0 (accuracy)", 0.0, False), ("b = 0.5", 0.5, False), ("b = 1", 1.0, False), ("b = 2", 2.0, False)) + (
+ROWS = (
+    ("b = 0 (accuracy)", 0.0, False),
+    ("b = 0.5", 0.5, False),
+    ("b = 1", 1.0, False),
+    ("b = 2", 2.0, False),
     ("b = 4", 4.0, False),
     ("b = 1, group deviation", 1.0, True),
 )
