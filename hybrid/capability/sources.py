@@ -70,10 +70,13 @@ def load_capability(
 def check_gold(capability: Capability) -> list[Problem]:
     """Score every gold completion of every split. One that does not pass with 1.0 makes its example unlearnable.
 
-    A grader that fails is reported in the same way; gold answers of a judge are not scored. Never raises for bad data.
+    A grader that fails is reported in the same way; gold answers of a judge only meet its check. Never raises for bad data.
     """
-    if isinstance(capability.grader, UnboundJudge):
-        return []  # nothing is paid for before a run
+    grader = capability.grader
+    if isinstance(grader, UnboundJudge):  # nothing is paid for before a run, but its check costs nothing
+        if grader.check is None:
+            return []
+        grader = grader.check
     places = capability.places if isinstance(capability, LoadedCapability) else {}
     problems = ProblemList()
     for split in SPLITS:
@@ -82,7 +85,7 @@ def check_gold(capability: Capability) -> list[Problem]:
             where = f"{capability.name}, {split}, {quote(example.id)}:"
             key = "reference" if example.gold is None else "gold"
             try:
-                score = capability.grader.grade(example.gold_completion, example)
+                score = grader.grade(example.gold_completion, example)
             except GraderError as error:
                 problems.add(Problem(file, line, key, f"{where} the grader failed: {error}", "correct the grader"))
                 continue

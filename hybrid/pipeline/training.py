@@ -99,9 +99,20 @@ def train_adapter(
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
+    if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
+        session.warn(
+            f"{capability.name}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
+            "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
+        )
     for alarm in result.alarms:
         tell(session, capability.name, arm, alarm)
     return result
+
+
+def _states(result: TrainResult) -> bool:
+    """Whether any completion stated a confidence; without steps nothing is known against it."""
+    paid = [line["brier"] for line in result.history if "brier" in line]
+    return not paid or max(paid) > 0.0
 
 
 def tell(session: Session, capability: str, arm: str, alarm: Alarm) -> None:

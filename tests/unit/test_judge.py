@@ -14,7 +14,8 @@ from hybrid.backends.chat_log import LoggedChat
 from hybrid.backends.judge import LONGEST, Judge, question, read_verdict
 from hybrid.capability.graders import GraderError, build_grader
 from hybrid.capability.graders.base import Unjudged
-from hybrid.capability.types import Example
+from hybrid.capability.sources import check_gold
+from hybrid.capability.types import Capability, Example
 from hybrid.config.schema import ExactGrader, JudgeGrader, ProposerBudgetConfig, RegexGrader
 from hybrid.errors import BudgetExhausted, EndpointError
 
@@ -212,3 +213,11 @@ def test_identity_is_the_rule_and_not_what_it_costs() -> None:
         assert build_grader(changed).fingerprint() != plain
     with pytest.raises(GraderError, match="only inside a run"):
         build_grader(config()).grade("a", EXAMPLE)
+
+
+def test_validation_asks_no_model_but_meets_the_check() -> None:
+    rows = {"train": (EXAMPLE.model_copy(update={"gold": "Light is scattered."}),)}
+    plain = Capability("sky", rows, build_grader(config()))
+    assert check_gold(plain) == []
+    checked = Capability("sky", rows, build_grader(config(check=ExactGrader(type="exact"))))
+    assert ["the gold answer scores 0" in str(problem) for problem in check_gold(checked)] == [True]

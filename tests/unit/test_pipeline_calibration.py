@@ -98,3 +98,12 @@ def test_without_a_way_of_stating_one_there_is_no_calibration_and_the_gate_canno
     assert not any("calibration" in line for line in found.decision_trail)
     with pytest.raises(ConfigError, match=r"gate\.ship\.calibration"):
         load_config(tmp_path / "config.yaml", [KNOB])
+
+
+def test_a_brier_reward_that_never_found_a_confidence_is_a_warning(tmp_path: Path, monkeypatch: Any) -> None:
+    world = Stating(tmp_path, monkeypatch)
+    world.history = tuple({"step": float(i), "loss": 0.5, "reward": 0.2, "brier": 0.0} for i in range(1, 4))
+    assert any("the Brier reward paid nothing" in text for text in world.report(*ON).warnings)
+    world.history = (*world.history, {"step": 4.0, "loss": 0.5, "reward": 0.2, "brier": 0.1})
+    world.finished.clear()
+    assert not any("the Brier reward paid nothing" in text for text in world.report(*ON, out="other").warnings)
