@@ -11,7 +11,7 @@ The reference model is trained by GRPO, at the default thresholds of `weights.mo
 Every training runs to its end with alarms that only warn, so one run shows both: what happens without a monitor (the score
 by the grader, which is what a gate would read, and the share of answers that are right), and what a rollback would have
 left (the last checkpoint before the earliest onset of an alarm, of one every two steps). Held-out questions are answered
-greedily. A result is a JSON file in --out and is not computed again.
+at temperature 1, as in training. A result is a JSON file in --out and is not computed again.
 
 Does not: select or ship.
 """
@@ -132,7 +132,8 @@ def run_case(seed: int, case: str, args: argparse.Namespace) -> dict[str, Any]:
         "end": result.checkpoints[-1][1],
         "rolled back": kept[-1][1] if kept else None,
     }.items():
-        answers = backend.generate([Request(e.prompt, 0) for e in test], Sampling(max_new_tokens=LONGEST), adapter)
+        requests = [Request(e.prompt, number) for number, e in enumerate(test)]
+        answers = backend.generate(requests, Sampling(max_new_tokens=LONGEST, temperature=1.0), adapter)
         scores[name] = [
             statistics.fmean(grader.grade(c.text, e).value for e, c in zip(test, answers, strict=True)),
             statistics.fmean(c.text.strip() == e.reference for e, c in zip(test, answers, strict=True)),
@@ -185,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--train", type=int, default=96)
     parser.add_argument("--test", type=int, default=48)
     parser.add_argument("--out", type=Path, default=Path("runs/hacks"))
