@@ -249,8 +249,8 @@ def main() -> None:
     print(f"brier_weight 1.5: {refused()}\n", flush=True)
     results: dict[str, list[Rows]] = {}
     spent = 0.0
-    for arm in args.arms:
-        for seed in seeds_of(args.seeds):
+    for seed in seeds_of(args.seeds):
+        for arm in args.arms:
             found = kept(seed, arm, args)
             spent += found["seconds"]
             for name, rows in found["answered"].items():
