@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,13 +49,16 @@ NOTE = "engine_note"
 """Key of a log line: the fast ways that were not used, and why."""
 FIGURE = "monitor/"
 """Prefix in a trainer's log of the figures that the monitors read; in the history they stand without it."""
+_REWARD = re.compile(r"rewards/(?P<column>.+)/mean")
+"""A reward's column in a trainer's log line; the history has it as `reward/COLUMN` where `_KEYS` gives no other name."""
 
 
 def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of one log line under the names of `TrainResult.history`, with `step`."""
     found = {"step": float(line["step"])}
     figures = {key: key.removeprefix(FIGURE) for key in sorted(line) if key.startswith(FIGURE)}
-    for key, name in (_KEYS | figures).items():
+    columns = {key: f"reward/{match['column']}" for key in sorted(line) if (match := _REWARD.fullmatch(key))}
+    for key, name in (columns | _KEYS | figures).items():
         value = line.get(key)
         if isinstance(value, int | float) and math.isfinite(value):
             found[name] = float(value)
