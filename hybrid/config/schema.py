@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
@@ -25,7 +26,6 @@ from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
 from hybrid.config.weights import RewardConfig as RewardConfig
-from hybrid.config.weights import ScheduleConfig as ScheduleConfig
 from hybrid.config.weights import SftConfig as SftConfig
 from hybrid.config.weights import WarmStartConfig as WarmStartConfig
 from hybrid.config.weights import WeightsConfig as WeightsConfig
@@ -344,4 +344,7 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
+        order = self.weights.schedule.order
+        if not isinstance(order, str) and sorted(order) != sorted(names):
+            raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
         return self
