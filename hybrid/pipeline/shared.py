@@ -31,7 +31,7 @@ from hybrid.store.faults import faultpoint
 from hybrid.weights.base import Task, TrainResult
 from hybrid.weights.monitors import unshared_reward
 from hybrid.weights.schedule import Stages
-from hybrid.weights.task_order import MOST_TASKS, asymmetric, best_order, in_order, mixed
+from hybrid.weights.task_order import MOST_TASKS, asymmetric, best_order, checkpoint_every, in_order, mixed
 
 Kind = Literal["ordered", "joint"]
 By = Literal["structured", "transfer", "given"]
@@ -211,8 +211,10 @@ def _train(
 ) -> Training | None:
     """Train, and measure every checkpoint for every task; None where nothing came of it, with a warning."""
     with session.stage(SHARED, name) as note:
-        try:
-            result = train_shared(session, name, members, stages, steps)
+        weights = session.loaded.config.weights
+        try:  # as many checkpoints to choose from whether the steps are one stage or several
+            every = checkpoint_every(weights.steps, weights.checkpoint_every)
+            result = train_shared(session, name, members, stages, steps, every=every)
         except TrainingError as error:
             note["summary"] = f"stopped: {error}"
             session.warn(f"{SHARED}: {name}: training stopped: {error}")

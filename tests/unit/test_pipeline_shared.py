@@ -65,7 +65,9 @@ class World:
         for name in NAMES:
             (folder / name).mkdir()
             for split, size in SIZES.items():
-                rows = [{"id": f"{split}{i}", "prompt": f"{name} q{i}?", "reference": f"{name}{i}"} for i in range(size)]
+                rows = [
+                    {"id": f"{split}{i}", "prompt": f"{name} q{i}?", "reference": f"{name}{i}"} for i in range(size)
+                ]
                 for row in rows:
                     row["prompt"] = f"{split} {row['prompt']}"
                 text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -283,7 +285,9 @@ def test_a_run_that_was_killed_in_any_training_ends_with_the_same_report(make: C
     world.fail = lambda job: None
     world.report(*TRANSFER)
     assert len(world.trained) == count, "nothing is trained twice"
-    whole, resumed = (json.loads((world.folder / o / "report" / "placement.json").read_text()) for o in ("whole", "run"))
+    whole, resumed = (
+        json.loads((world.folder / o / "report" / "placement.json").read_text()) for o in ("whole", "run")
+    )
     for report in (whole, resumed):
         report.pop("created")
         report["ledger"].pop("wall_seconds")
@@ -346,7 +350,9 @@ def test_every_kind_of_adapter_is_shared_with_its_like(make: Callable[[Knows], W
     assert found.schedule is not None
     assert found.schedule.arm == "both and weights"
     ordered = world.trained[0]
-    assert [task.skill.strip() for task in ordered.tasks] == ["noise." if t.capability == "marks" else "" for t in ordered.tasks]
+    assert [task.skill.strip() for task in ordered.tasks] == [
+        "noise." if t.capability == "marks" else "" for t in ordered.tasks
+    ]
     first = next(t for t in ordered.tasks if t.capability == "marks").first
     assert ordered.skill_of(first).strip() == "noise."
 

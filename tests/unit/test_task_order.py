@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hybrid.capability.graders import build_grader
-from hybrid.config.schema import DistillConfig, ExactGrader, NumericGrader, ScheduleConfig, WarmStartConfig, WeightsConfig
+from hybrid.config.schema import (
+    DistillConfig,
+    ExactGrader,
+    NumericGrader,
+    ScheduleConfig,
+    WarmStartConfig,
+    WeightsConfig,
+)
 from hybrid.evidence.stats import Delta
 from hybrid.evidence.strata import stratified
 from hybrid.weights.base import Task
