@@ -24,6 +24,7 @@ from hybrid.report.markdown import to_markdown
 from hybrid.report.render import explain
 from hybrid.report.schema import Report, Schedule, load_report
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.jobs import job_identity
 
 NAMES = ("marks", "signs", "tones")
 SIZES = {"train": 8, "search": 20, "confirm": 30, "test": 20}
@@ -385,3 +386,23 @@ def test_the_report_tells_the_order_in_every_form(make: Callable[[Knows], World]
     said = explain(world.folder / "run", "marks")
     assert "How it shared its adapter" in said
     assert "Ordered minus mixed" in said
+
+
+def test_other_processes_train_the_same_jobs(make: Callable[[Knows], World], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make(forgetful)
+    orders: list[dict[str, Any]] = []
+
+    def lead(order: dict[str, Any]) -> dict[str, Any]:
+        orders.append(json.loads(json.dumps(order)))
+        return order
+
+    monkeypatch.setattr(run_module.workers, "broadcast", lead)
+    world.report(*TRANSFER)
+    led = world.trained
+    joined: list[TrainJob] = []
+    monkeypatch.setattr(run_module.workers, "rank", lambda: 1)
+    monkeypatch.setattr(run_module.workers, "broadcast", lambda order: orders.pop(0))
+    monkeypatch.setattr(run_module, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
+    run(load_config(world.folder / "config.yaml", TRANSFER), world.folder / "run", on_event=lambda kind, data: None)
+    assert [job_identity(job) for job in joined] == [job_identity(job) for job in led]
+    assert [job.out for job in joined] == [job.out for job in led]
