@@ -3,8 +3,9 @@
     python scripts/bench_order.py --seeds 0-5          # what docs/task-order.md holds; one core
 
 A seed makes three tasks in the reference language: two marks with different operations (one right answer each) and a layout
-(`<...>` around anything: open-ended). GRPO trains one adapter on all three, in every one of the six orders, mixed, and
-structured first with replay, each with the same number of steps; T + T(T-1) trainings measure backward transfer on `search`.
+(`<...>` around anything: open-ended). One adapter is fine-tuned (or trained by GRPO) on all three, in every one of the six
+orders, mixed, and structured first with replay, each with the same number of steps; T + T(T-1) trainings measure backward
+transfer on `search`.
 Every adapter is its training's last one: nothing is selected. `test` is then opened once for all of them.
 
 The six orders are chains: each stage goes on from the last adapter of the stage before it with a fresh optimiser, which is
@@ -92,10 +93,10 @@ def layout_rows(rng: random.Random, mark: str, layout: str):
     return make, longer, {"grader": {"type": "regex", "pattern": pattern}}
 
 
-def make_tasks(seed: int, out: Path, steps: int, rate: float) -> None:
+def make_tasks(seed: int, out: Path, method: str, steps: int, rate: float) -> None:
     """The three tasks of a seed and their configuration."""
     rng = random.Random(f"order {seed}")
-    sizes = Sizes(train=64, search=64, confirm=16, test=64, variant=0)
+    sizes = Sizes(train=64, search=48, confirm=16, test=48, variant=0)
     marks, operations = rng.sample(language.MARKS, 3), rng.sample(OPERATIONS, 2)
     drafts = []
     for name, mark, operation in zip(("first-mark", "second-mark"), marks, operations, strict=False):
@@ -113,12 +114,13 @@ def make_tasks(seed: int, out: Path, steps: int, rate: float) -> None:
     entries = [f"{key}: {json.dumps(value)}" for key, value in vocabulary().items()]
     (out / "vocabulary.yaml").write_text("\n".join(entries) + "\n", encoding="utf-8")
     text = config_text(f"order-{seed}", seed, drafts, counterfactual=False)
-    text = (
-        text.replace("prompts_per_step: 8", "prompts_per_step: 4")
-        .replace("steps: 40", f"steps: {steps}")
-        .replace("learning_rate: 0.0005", f"learning_rate: {rate}")
+    text = text.replace(
+        "method: grpo", f"method: {method}\n  sft: {{steps: {steps}, batch: 16, learning_rate: {rate}}}"
     )
-    text = text.replace("checkpoint_every: 20", "checkpoint_every: 20\n  schedule: {tasks: shared, order: transfer}")
+    text = text.replace("prompts_per_step: 8", "prompts_per_step: 4").replace("steps: 40", f"steps: {steps}")
+    text = text.replace("learning_rate: 0.0005", f"learning_rate: {rate}")
+    schedule = "schedule: {tasks: shared, order: transfer, entropy_rows: 16}"
+    text = text.replace("checkpoint_every: 20", f"checkpoint_every: 20\n  {schedule}") + "probe: {samples: 4}\n"
     (out / "config.yaml").write_text(text, encoding="utf-8")
 
 
@@ -204,13 +206,13 @@ def study(session: Session) -> dict[str, Any]:
     }
 
 
-def run_seed(seed: int, root: Path, steps: int, rate: float) -> dict[str, Any]:
+def run_seed(seed: int, root: Path, method: str, steps: int, rate: float) -> dict[str, Any]:
     """One seed: trained, or read back."""
     home = root / str(seed)
     kept = home / "RESULT.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
-    make_tasks(seed, home, steps, rate)
+    make_tasks(seed, home, method, steps, rate)
     loaded: LoadedConfig = load_config(home / "config.yaml")
     capabilities = load_capabilities(loaded)
     with RunFolder(home / "run") as folder:
@@ -276,12 +278,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-5")
     parser.add_argument("--out", type=Path, default=Path("runs/order"))
-    parser.add_argument("--steps", type=int, default=6, help="optimiser steps of a task, 32 completions each")
-    parser.add_argument("--rate", type=float, default=0.003, help="learning rate")
+    parser.add_argument("--method", choices=("sft", "grpo"), default="sft", help="grpo costs about five times as much")
+    parser.add_argument("--steps", type=int, default=12, help="optimiser steps of a task, 16 answers (grpo: 32) each")
+    parser.add_argument("--rate", type=float, default=0.001, help="learning rate")
     args = parser.parse_args()
     wall, found = time.monotonic(), {}
     for seed in seeds_of(args.seeds):
-        found[seed] = run_seed(seed, args.out, args.steps, args.rate)
+        found[seed] = run_seed(seed, args.out, args.method, args.steps, args.rate)
         arms = ", ".join(f"{arm} {mean(found[seed], label):.3f}" for arm, label in found[seed]["arms"].items())
         print(f"seed {seed} ({time.monotonic() - wall:.0f} s): {arms}", flush=True)
     print(f"\n{report(found)}")

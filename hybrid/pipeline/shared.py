@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hybrid.backends.base import Adapter
-from hybrid.errors import AdapterError, TrainingError
+from hybrid.errors import AdapterError, ConfigError, Problem, TrainingError
 from hybrid.evidence.gate import paired_differences
 from hybrid.evidence.gate import verdict as verdict_of
 from hybrid.evidence.stats import paired_interval, paired_test
@@ -119,12 +119,20 @@ def share(session: Session, asked: Sequence[Asked]) -> tuple[Shared, ...]:
             arm, skill = a.arms[number]
             a.improver.weight_arm(a.into, arm, skill, a.improver.search(skill))
         else:
+            _require_rows(wanting)
             members = [
                 Member(a.improver, a.into, *a.arms[number], a.improver.search(a.arms[number][1])) for a in wanting
             ]
             found.append(_together(session, members, f"{number}-"))
         faultpoint("stage.improve")
     return tuple(found)
+
+
+def _require_rows(wanting: Sequence[Asked]) -> None:
+    empty = [c.name for c in (a.improver.capability for a in wanting) if not c.splits["train"]]
+    if empty:
+        problem = Problem("config", 0, "capabilities", f"{empty[0]} has no training rows", "add a train split")
+        raise ConfigError([problem])
 
 
 def _together(session: Session, members: Sequence[Member], prefix: str) -> Shared:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from hybrid.report.order_parts import OrderPoint, Schedule
+from hybrid.report.order_parts import OrderPoint, Schedule, TaskForecast
 from hybrid.report.parts import Estimate
 from hybrid.report.text import ABSENT, delta_line, interval, num, signed
 
@@ -52,6 +52,10 @@ def sentences(s: Schedule) -> Iterator[str]:
 
 def tables(s: Schedule) -> Iterator[Table]:
     """The matrix, the points of the ordered training, and each task's scores; none for what was not measured."""
+
+    def place(task: tuple[str, TaskForecast]) -> tuple[int, str]:
+        return (s.order.index(task[0]) if task[0] in s.order else len(s.order), task[0])
+
     matrix = tuple(
         (first, then, f"{signed(e.delta)} {interval(e, sign=True)}", str(e.n))
         for first, row in sorted(s.backward_transfer.items())
@@ -67,7 +71,10 @@ def tables(s: Schedule) -> Iterator[Table]:
         yield Table("Answer entropy in nats", head, _over(s.order, [p.entropy for p in points]))
         yield Table("Score on search", head, _over(s.order, [p.accuracy for p in points]))
     if s.tasks:
-        rows = tuple((name, _shown(t.predicted), _shown(t.actual), _shown(t.joint)) for name, t in s.tasks.items())
+        rows = tuple(
+            (name, _shown(t.predicted), _shown(t.actual), _shown(t.joint))
+            for name, t in sorted(s.tasks.items(), key=place)
+        )
         yield Table("Predicted and actual", ("task", "predicted", "ordered, at its end", "mixed, at its end"), rows)
 
 
