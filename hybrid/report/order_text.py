@@ -39,7 +39,7 @@ def sentences(s: Schedule) -> Iterator[str]:
     kind = ", ".join(part for part in (f"the arm {s.arm}" if s.arm else "", _BY[s.by]) if part)
     yield f"Training order{f' ({kind})' if kind else ''}: {' → '.join(s.order)}."
     if s.why:
-        yield f"{s.why}."
+        yield f"{_begun(s.why)}."
     if s.steps:
         replay = f", {s.replay:.0%} of a stage's rows from earlier tasks" if s.replay else ""
         yield f"Ordered and mixed training took {s.steps} steps each{replay}."
@@ -47,7 +47,7 @@ def sentences(s: Schedule) -> Iterator[str]:
     if s.helped is not None:
         yield f"Ordered minus mixed, each at its selected checkpoint: {delta_line(s.helped)}, n={s.helped.n}."
     if s.chosen:
-        yield f"Kept: the {'mixed' if s.chosen == 'joint' else 'ordered'} training. {s.reason}."
+        yield f"Kept: the {'mixed' if s.chosen == 'joint' else 'ordered'} training. {_begun(s.reason)}."
 
 
 def tables(s: Schedule) -> Iterator[Table]:
@@ -81,6 +81,10 @@ def tables(s: Schedule) -> Iterator[Table]:
 def explained(schedule: Schedule | None, name: str) -> list[str]:
     """What a capability's explanation says of the order; nothing where its adapter is its own."""
     return [line for s in trainings(schedule) if name in s.order for line in sentences(s)]
+
+
+def _begun(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _point(p: OrderPoint) -> str:
