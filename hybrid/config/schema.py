@@ -22,6 +22,7 @@ from hybrid.config.graders import NumericGrader as NumericGrader
 from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
 from hybrid.config.rewards import RewardConfig as RewardConfig
+from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
@@ -36,7 +37,6 @@ from hybrid.config.text import SkillConfig as SkillConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
-from hybrid.config.weights import ScheduleConfig as ScheduleConfig
 from hybrid.config.weights import SftConfig as SftConfig
 from hybrid.config.weights import WarmStartConfig as WarmStartConfig
 from hybrid.config.weights import WeightsConfig as WeightsConfig
@@ -281,4 +281,7 @@ class Config(Section):
                 f"weights.grpo.scale_rewards: {scaling!r} divides by a deviation of rewards, which makes a Brier reward teach "
                 'overconfidence (Bereket and Leskovec 2025, arXiv 2508.11800); use "none", or leave out rewards.brier_weight'
             )
+        order = self.weights.schedule.order
+        if not isinstance(order, str) and sorted(order) != sorted(names):
+            raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
         return self

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
+from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
 
 
@@ -84,14 +85,6 @@ class WarmStartConfig(Section):
     learning_rate: float = Field(default=1e-4, gt=0)
 
 
-class ScheduleConfig(Section):
-    """Order of training rows."""
-
-    stages: Literal["none", "structured_first"] = "none"
-    """`structured_first` trains on rows of low base entropy first, in `count` stages."""
-    count: int = Field(default=2, ge=2, le=8)
-
-
 class WeightsConfig(Section):
     """The weight substrate."""
 
@@ -115,6 +108,16 @@ class WeightsConfig(Section):
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
         if self.warm_start is not None and self.method != "grpo":
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_is_trained_in_one_go(self) -> WeightsConfig:
+        if self.schedule.tasks == "shared" and self.method not in ("grpo", "sft"):
+            raise ValueError(f"schedule.tasks: shared needs method grpo or sft, not {self.method}")
+        if self.schedule.tasks == "shared" and self.warm_start is not None:
+            raise ValueError(
+                "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
+            )
         return self
 
     @property

@@ -22,6 +22,7 @@ from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
 from hybrid.pipeline.session import Session
+from hybrid.pipeline.shared_job import SHARED
 from hybrid.report import schema as r
 from hybrid.skill.edits import Edit
 
@@ -33,7 +34,13 @@ TEXT_LIMIT = 2_000
 """Characters of model output that the report shows of one completion."""
 
 
-def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_seconds: float) -> r.Report:
+def assemble(
+    session: Session,
+    outcomes: Sequence[Outcome],
+    created: str,
+    wall_seconds: float,
+    schedule: r.Schedule | None = None,
+) -> r.Report:
     """The report of a finished run. `created` and `wall_seconds` come from the events: a later attempt keeps them."""
     info = session.backend.info()
     config = session.loaded.config
@@ -59,7 +66,7 @@ def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_s
             regret=None,
             baselines=None,
         ),
-        schedule=None,
+        schedule=schedule,
         warnings=session.told(),
         provenance=r.Provenance(
             versions=_versions(),
@@ -361,7 +368,7 @@ def _formats(session: Session, outcome: Outcome, arm: str | None) -> r.Formats |
 
 def _totals(session: Session, capability: str | None, wall_seconds: float | None) -> r.LedgerTotals:
     total = session.ledger.total(capability)
-    stages: dict[str, Cost] = session.ledger.stages(capability) if capability else {}
+    stages: dict[str, Cost] = session.ledger.stages(capability or SHARED)
     return r.LedgerTotals(
         calls=total.calls,
         tokens_in=total.tokens_in,

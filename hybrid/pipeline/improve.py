@@ -229,17 +229,31 @@ class Improver:
 
     def improve(self, arms: Sequence[ArmName], fallback: PlacementName | None) -> Improved:
         """Build the wanted arms in order; where the first finds nothing, the fallback is tried."""
+        out = self.text(arms)
+        for arm, skill in self.weight_arms(out, arms, fallback):
+            self.weight_arm(out, arm, skill, self.search(skill))
+        return out
+
+    def text(self, arms: Sequence[ArmName]) -> Improved:
+        """Build the text arm, where it is wanted."""
         out = Improved()
         if "skill" in arms:
             self.skill_arm(out)
-        if "weights" in arms or ("skill" not in out.built and fallback == "weights"):
-            self.weight_arm(out, "weights", "", self._search(""))
-        if "both" in arms and "skill" in out.built:
-            text = out.built["skill"].skill
-            self.weight_arm(out, "both", text, self._search(text))
         return out
 
-    def _search(self, skill: str) -> Measurement:
+    def weight_arms(
+        self, out: Improved, arms: Sequence[ArmName], fallback: PlacementName | None
+    ) -> list[tuple[ArmName, str]]:
+        """The adapters to train once the text arm is done, each with the text that it reads."""
+        found: list[tuple[ArmName, str]] = []
+        if "weights" in arms or ("skill" not in out.built and fallback == "weights"):
+            found.append(("weights", ""))
+        if "both" in arms and "skill" in out.built:
+            found.append(("both", out.built["skill"].skill))
+        return found
+
+    def search(self, skill: str) -> Measurement:
+        """The base with a text on `search`: what an adapter that reads it has to beat."""
         candidate = self.session.candidate(self.capability, skill)
         examples = self.capability.splits["search"]
         return self.session.meter.measure(candidate, self.capability, "search", examples, stage="select")

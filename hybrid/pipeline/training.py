@@ -78,24 +78,33 @@ def train_adapter(
         stages = lessons.staged(stages)
         order |= {"teacher": lessons.document, "lessons": [list(pair) for pair in lessons.answers]}
     order["stages"] = [list(stage) for stage in stages]
-    job = make_job(session.loaded, capability, session.folder.path, order)
+    return train_order(
+        session, order, make_job(session.loaded, capability, session.folder.path, order), capability.name, arm
+    )
+
+
+def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: str, arm: str) -> TrainResult:
+    """Train the job of an order on all ranks, with its cost in the ledger under `owner` and its alarms on the report.
+
+    Raises BudgetExhausted before starting when nothing is left.
+    """
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
     if job.method == "grpo" and job.steps < 2 * window:
         session.warn(
-            f"{capability.name}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
+            f"{owner}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"
         )
 
     def on_progress(step: int, steps: int, metrics: dict[str, float]) -> None:
-        data = {"capability": capability.name, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
+        data = {"capability": owner, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
         session.on_event("progress", data)
 
     result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
     session.ledger.pay_training(
-        capability.name,
+        owner,
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
@@ -105,7 +114,7 @@ def train_adapter(
             "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
         )
     for alarm in result.alarms:
-        tell(session, capability.name, arm, alarm)
+        tell(session, owner, arm, alarm)
     return result
 
 

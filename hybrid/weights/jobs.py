@@ -68,6 +68,8 @@ def _rows(job: TrainJob) -> list[Problem]:
     if not job.examples:
         return [_problem("capabilities", f"{job.capability} has no training rows", "add a train split")]
     known = range(len(job.examples))
+    if job.stage_steps and (len(job.stage_steps) != len(job.stages) or min(job.stage_steps) < 1):
+        return [_problem("weights.schedule", "every stage needs steps of its own", "correct the stages")]
     if job.stages and all(stage and all(row in known for row in stage) for stage in job.stages):
         return []
     return [_problem("weights.schedule", "a stage is empty or names a row that does not exist", "correct the stages")]
@@ -102,7 +104,13 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
         weights["monitors"]["formats"] = classifier_fingerprint(monitors)
         if job.weights.warm_start is not None:
             weights["warm_start"] = job.weights.warm_start.model_dump(mode="json")
-    taught = {}
+    taught: dict[str, Any] = {}
+    if job.tasks:
+        taught["tasks"] = [[t.capability, _digest(t.skill), t.first, t.rows] for t in job.tasks]
+    if job.stage_steps:
+        taught["stage_steps"] = list(job.stage_steps)
+    if job.start is not None:
+        taught["start"] = job.start.sha256
     if job.method == "distill":
         taught["teacher"] = _digest(job.teacher)
         taught["completions"] = _digest([[example.id, example.gold_completion] for example in job.examples])

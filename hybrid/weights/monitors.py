@@ -15,9 +15,11 @@ Does not: import torch, touch a trainer (see `trl_grpo`), or judge an adapter; g
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from hybrid.config.monitors import AlarmAction, MonitorsConfig
@@ -237,6 +239,18 @@ class Monitor:
         groups = steps * self._groups
         smooth = [(share * groups + 0.5) / (groups + 1) for share in (larger, smaller)]
         return (larger - smaller) / math.sqrt(sum(share * (1.0 - share) for share in smooth) / groups)
+
+
+class StagedMonitor:
+    """A monitor for each stage of a training, `lengths` steps each: a stage is compared with its own first steps."""
+
+    def __init__(self, settings: MonitorsConfig, groups: int, completions: int, lengths: Sequence[int]) -> None:
+        self._ends = list(accumulate(lengths))
+        self._parts = [Monitor(settings, groups, completions) for _ in lengths]
+
+    def feed(self, metrics: Mapping[str, float]) -> tuple[Alarm, ...]:
+        """Take the figures of the next step (with `step`, from 1), and return the alarms that it set off."""
+        return self._parts[bisect_left(self._ends, metrics["step"])].feed(metrics)
 
 
 def _rises(start: _Window, now: _Window) -> bool:

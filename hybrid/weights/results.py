@@ -26,7 +26,7 @@ from hybrid.store.faults import faultpoint
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
 from hybrid.weights.jobs import base_label, job_identity
-from hybrid.weights.monitors import Alarm, Monitor, marks, taken_back_from
+from hybrid.weights.monitors import Alarm, Monitor, StagedMonitor, marks, taken_back_from
 
 RESULT = "RESULT.json"
 _KEYS = {
@@ -77,15 +77,23 @@ def read_log(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool:
-    """Whether this job ends here because there is nothing to learn from."""
-    return job.method == "grpo" and no_signal(history, min(job.weights.checkpoint_every, job.steps))
+    """Whether this job ends here because there is nothing to learn from.
+
+    A task without signal is no reason to leave the others of a shared job untrained: only a whole training without is.
+    """
+    window = job.steps if job.tasks else min(job.weights.checkpoint_every, job.steps)
+    return job.method == "grpo" and no_signal(history, window)
 
 
-def monitor_of(job: TrainJob) -> Monitor | None:
-    """A fresh monitor of a job; None for a method that is not watched."""
+def monitor_of(job: TrainJob) -> Monitor | StagedMonitor | None:
+    """A fresh monitor of a job; None for a method that is not watched. Stages of a shared job are other tasks, and the
+    first steps of one say nothing of the last ones of another: each is watched by itself."""
     if job.method != "grpo":
         return None
-    return Monitor(job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step)
+    settings, groups, completions = job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step
+    if job.tasks and len(job.stages) > 1:
+        return StagedMonitor(settings, groups, completions, job.stage_steps)
+    return Monitor(settings, groups, completions)
 
 
 def alarms_of(job: TrainJob, history: Sequence[Mapping[str, float]]) -> tuple[Alarm, ...]:
@@ -121,6 +129,8 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
     facts: dict[str, Any] = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
     if job.method == "distill":  # whose text this adapter stands for
         facts["document_sha256"] = hashlib.sha256(job.teacher.encode()).hexdigest()
+    if job.tasks:
+        facts["tasks"] = [task.capability for task in job.tasks]
     write_manifest(folder, checkpoint.base["fingerprint"], facts)
     faultpoint("adapter.after-export")
     return inspect_adapter(folder)

@@ -35,7 +35,7 @@ class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
         job, plan = session.job, session.plan
         grpo = job.weights.grpo
         self.session = session
-        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed)
+        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed, job.stage_steps)
         self.repeat, self.passes = grpo.generations, plan.accumulation
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}

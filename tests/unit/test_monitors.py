@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.config.monitors import AlarmActions, FormatPattern, MonitorsConfig
-from hybrid.weights.monitors import Alarm, Monitor, marks, replay, taken_back_from, unshared_reward
+from hybrid.weights.monitors import Alarm, Monitor, StagedMonitor, marks, replay, taken_back_from, unshared_reward
 
 GROUPS, COMPLETIONS = 8, 64
 WINDOW = 3
@@ -243,3 +243,15 @@ def test_every_action_belongs_to_a_threshold():
     assert set(AlarmActions.model_fields) <= set(MonitorsConfig.model_fields)
     assert MonitorsConfig(formats=(FormatPattern(name="code", pattern="def "),)).classifies
     assert not MonitorsConfig().classifies
+
+
+def test_a_stage_is_compared_with_its_own_first_steps():
+    """The second task is less open from its start: between stages that is no collapse, within one it is."""
+    settings = MonitorsConfig(window=2)
+    lines = [{"step": float(k), "entropy": e} for k, e in enumerate([2.0] * 6 + [0.2] * 6, 1)]
+    whole, staged = Monitor(settings, 4, 16), StagedMonitor(settings, 4, 16, (6, 6))
+    assert [a.monitor for line in lines for a in whole.feed(line)] == ["entropy_floor"]
+    assert [a for line in lines for a in staged.feed(line)] == []
+    falling = [{"step": 7.0 + k, "entropy": e} for k, e in enumerate([2.0, 2.0, 0.2, 0.2])]
+    fresh = StagedMonitor(settings, 4, 16, (6, 6))
+    assert [(a.monitor, a.step) for line in falling for a in fresh.feed(line)] == [("entropy_floor", 10)]
