@@ -110,7 +110,7 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
     )
     if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
         session.warn(
-            f"{capability.name}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
+            f"{owner}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
             "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
         )
     for alarm in result.alarms:
