@@ -90,7 +90,8 @@ def train_adapter(
         data = {"capability": capability.name, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
         session.on_event("progress", data)
 
-    result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
+    with workers.together():
+        result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
     session.ledger.pay_training(
         capability.name,
         f"train-{arm}",
