@@ -9,6 +9,7 @@ Does not: decide what is trained or measured.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,10 @@ _ANSWER_S = 3600.0
 
 
 def join(loaded: LoadedConfig) -> None:
-    """Join the other processes, where a launcher started any, on the configured device. Raises BackendError."""
+    """Join the other processes, where a launcher started any, on the configured device. Raises BackendError,
+    and UsageError for a launcher whose settings are refused."""
     if workers.world_size() == 1:
+        workers.refuse_launch(os.environ)
         return
     from hybrid.backends.device import pick_device
 

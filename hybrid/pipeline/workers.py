@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from hybrid import errors
-from hybrid.errors import BackendError, HybridError
+from hybrid.errors import BackendError, HybridError, UsageError
 
 LONGEST_WAIT = timedelta(days=7)
 """How long a rank may wait for an order; what rank 0 does alone (an endpoint's answers, graders) can take hours."""
@@ -31,6 +31,7 @@ class _Team:
 
     orders: Any = None
     answers: Any = None
+    answer_wait = timedelta(hours=1)
     listening = True
 
 
@@ -47,14 +48,30 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def refuse_launch(environment: Mapping[str, str]) -> None:
+    """Raise UsageError for a launcher's settings under which a guard of hybrid would not hold.
+
+    Sharded parameters (FSDP, DeepSpeed ZeRO): the optimiser's state goes into folders that a committed checkpoint does
+    not hash, an adapter's tensors are parts on each process, and the policy probe and the rollouts would need the base
+    gathered for every token. Each process also generates from a whole base, so that sharding would not make it fit.
+    """
+    for name, key in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if environment.get(key, "false").lower() in ("true", "1", "yes"):
+            raise UsageError(
+                f"the launcher asks for {name}, which hybrid does not support: it trains adapters over a whole base on "
+                "each process. Launch with configs/accelerate/multi-gpu-ddp.yaml; where the base does not fit into one "
+                "GPU, quantise it or take a smaller one"
+            )
+
+
 def join(device: str, answer_s: float) -> None:
     """Join the process group (nothing to do when alone). `device` computes, `cpu` or `cuda`; every process takes the GPU
-    of its local rank. An answer may take `answer_s` seconds. Raises BackendError for a launch that cannot work.
+    of its local rank. An answer may take `answer_s` seconds. Raises BackendError and UsageError for a launch that
+    cannot work.
     """
+    refuse_launch(os.environ)
     if world_size() == 1:
         return
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise BackendError("DeepSpeed is not supported; launch with configs/accelerate/multi-gpu-ddp.yaml")
     import torch
     import torch.distributed as distributed
     from accelerate import PartialState
@@ -69,7 +86,8 @@ def join(device: str, answer_s: float) -> None:
         torch.cuda.set_device(local)
     PartialState(cpu=device == "cpu", timeout=STEP_WAIT)
     _team.orders = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    _team.answers = distributed.new_group(backend="gloo", timeout=timedelta(seconds=answer_s))
+    _team.answer_wait = timedelta(seconds=answer_s)
+    _team.answers = distributed.new_group(backend="gloo", timeout=_team.answer_wait)
     _team.listening = True
 
 
@@ -113,8 +131,8 @@ def gather(answer: Any) -> list[Any]:
 
     box: list[Any] = [None] * world_size() if rank() == 0 else []
     try:
-        # A gather alone would say that time ran out, not whose.
-        distributed.monitored_barrier(group=_team.answers, wait_all_ranks=True)
+        # A gather alone would say that time ran out, not whose. The barrier does not take the group's own limit.
+        distributed.monitored_barrier(group=_team.answers, timeout=_team.answer_wait, wait_all_ranks=True)
         distributed.gather_object(answer, box if rank() == 0 else None, dst=0, group=_team.answers)
     except RuntimeError as error:
         raise _lost(error) from error

@@ -56,7 +56,9 @@ def write_world(folder: Path) -> Path:
     save_tiny(folder / "tiny")
     (folder / "letters").mkdir()
     for split, size in SIZES.items():
-        rows = [{"id": f"{split}{i}", "prompt": f"{split[:2]}{'x' * (i % 5)}{i} =", "reference": "ab"} for i in range(size)]
+        rows = [
+            {"id": f"{split}{i}", "prompt": f"{split[:2]}{'x' * (i % 5)}{i} =", "reference": "ab"} for i in range(size)
+        ]
         (folder / "letters" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (folder / "vocabulary.yaml").write_text("rules: ['answer ab.']\n")
     (folder / "config.yaml").write_text(CONFIG)

@@ -17,6 +17,7 @@ from hybrid.pipeline.session import NOT_IDENTITY, identity_config, identity_fiel
 
 FREE = {
     "backend.batch_size",
+    "backend.share_timeout_s",
     "budget.calls",
     "budget.tokens",
     "budget.train_seconds",
