@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from backend_tiny import save_tiny
+from scripted_world import TRUTH, make_world
 
 from hybrid.store.records import RecordLog
 
@@ -136,3 +139,51 @@ def test_a_run_that_lost_a_process_to_kill_9_resumes_to_the_same_report(outs):
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
     keys = Counter(row["key"] for row in rollouts(outs[2]))
     assert max(keys.values()) == 1
+
+
+@pytest.mark.slow
+def test_two_launchers_that_meet_at_an_address_are_one_run_that_asks_nothing_twice(tmp_path):
+    """`multi-node.yaml` as on two machines, here both on this one: each launcher starts one process."""
+    alone, world = make_world(tmp_path / "alone"), make_world(tmp_path / "two")
+    launch(sys.executable, "-m", "hybrid", "run", str(alone.config), "--out", str(tmp_path / "one-out"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *LAUNCH[:-1],
+        "configs/accelerate/multi-node.yaml",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        str(port),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    out = tmp_path / "two-out"
+    launchers = [
+        subprocess.Popen(
+            [*command, "--machine_rank", str(rank), "-m", "hybrid", "run", str(world.config), "--out", str(out)],
+            env=environment,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [launcher.communicate(timeout=400)[1] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], errors
+    placed = {c["name"]: c["placement"] for c in report(out)["capabilities"]}
+    assert placed == TRUTH
+    assert report(out)["capabilities"] == report(tmp_path / "one-out")["capabilities"]
+    assert world.paid() == alone.paid() == report(out)["ledger"]["calls"]
+    shares = next(e for e in RecordLog(out / "events.jsonl").read() if e["kind"] == "run.shared")["data"]["completions"]
+    assert sum(shares) == world.paid() and min(shares) > world.paid() // 3
+
+
+@pytest.mark.slow
+def test_what_ends_the_run_on_the_first_process_ends_it_on_all(tmp_path):
+    world, out = make_world(tmp_path / "world"), tmp_path / "out"
+    arguments = ["-m", "hybrid", "run", str(world.config), "--out", str(out), "--set", "budget.calls=40"]
+    errors = launch(*LAUNCH, *arguments, expect=1)
+    assert errors.count("budget.calls: all 40 completions are spent") == 1
+    assert re.findall(r"exitcode\s*: (-?\d+)", errors) == ["3", "3"], "nobody was waited for or had to be killed"
+    assert world.paid() == 40
