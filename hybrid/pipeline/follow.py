@@ -10,8 +10,9 @@ Does not: decide what is trained or measured.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
 from hybrid.config.schema import ScriptedBackendConfig
 from hybrid.errors import BackendError, HybridError, TrainingError
-from hybrid.pipeline import workers
+from hybrid.pipeline import judges, workers
 from hybrid.pipeline.session import identity_fields
 from hybrid.pipeline.sharded import ShardedBackend, serve
+from hybrid.pipeline.shared_job import make_shared_job
 from hybrid.pipeline.training import cache_folder, make_job, run_job
 
 _ANSWER_S = 3600.0
@@ -67,33 +69,45 @@ def open_backend(loaded: LoadedConfig, capabilities: Sequence[Capability], folde
 
 def follow(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> Path:
     """Do what rank 0 orders until the run is over; returns where it writes its report. Raises the error that ended it."""
-    by_name = {c.name: c for c in capabilities}
-    own: Backend | None = None
+    held: _Held | None = None
     while (order := workers.broadcast(None))["kind"] != "stop":
         if order["kind"] == "failed":
             raise workers.rebuilt(order)
         if order["kind"] == "load":
-            own = _load(loaded, capabilities, out)
-        elif order["kind"] == "generate":
-            assert own is not None
-            serve(own, order)
+            held = _load(loaded, capabilities, out)
+            continue
+        assert held is not None  # rank 0 ends the run where a process could not load
+        if order["kind"] == "generate":
+            serve(held.backend, order)
         else:
-            _train(loaded, by_name[order["capability"]], out, order)
+            _train(loaded, held.capabilities, out, order)
     return out / "report" / "placement.json"
 
 
-def _load(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> Backend | None:
+@dataclass(frozen=True)
+class _Held:
+    """What a process works with: its own base, and the capabilities by name with judges that can ask."""
+
+    backend: Backend
+    capabilities: Mapping[str, Capability]
+
+
+def _load(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> _Held | None:
     try:
         own = _build(loaded, out)
+        bound = judges.bind(loaded, out, capabilities, workers.rank())
     except HybridError as error:
         workers.gather(workers.described(error))
         return None
     workers.gather({"identity": identity_fields(loaded, tuple(capabilities), own)})
-    return own
+    return _Held(own, {c.name: c for c in bound})
 
 
-def _train(loaded: LoadedConfig, capability: Capability, out: Path, order: dict[str, Any]) -> None:
-    job = make_job(loaded, capability, out, order)
+def _train(loaded: LoadedConfig, by_name: Mapping[str, Capability], out: Path, order: dict[str, Any]) -> None:
+    if "members" in order:
+        job = make_shared_job(loaded, by_name, out, order)
+    else:
+        job = make_job(loaded, by_name[order["capability"]], out, order)
     with suppress(TrainingError):  # rank 0 raises the same one and decides what it means
         run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
 

@@ -19,7 +19,7 @@ from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig, resolved_json
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
-from hybrid.pipeline import workers
+from hybrid.pipeline import judges, workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
@@ -28,6 +28,8 @@ from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.sharded import ShardedBackend
+from hybrid.pipeline.shared import Asked, Shared, share
+from hybrid.pipeline.shared_report import schedule_of
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.base import ProbeContext
 from hybrid.probe.lapse import lapse_probe
@@ -88,6 +90,7 @@ def _lead(
     backend = open_backend(loaded, capabilities, folder.path)
     info = backend.info()
     resumed = folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+    capabilities = judges.bind(loaded, folder.path, capabilities, 0)
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
@@ -99,14 +102,13 @@ def _lead(
     if probe_only:
         _count_shares(session)
         return _write_profiles(session, outcomes)
-    for outcome in outcomes:
-        _improve(session, outcome)
+    shared = _improve(session, outcomes)
     for outcome in outcomes:
         _judge(session, outcome)
     _place(session, outcomes)
     for outcome in outcomes:
         _verify(session, outcome)
-    path = _report(session, outcomes)
+    path = _report(session, outcomes, shared)
     placements = {o.capability.name: o.placement.placement for o in outcomes if o.placement}
     done = {"report": str(path), "placements": placements, "seconds": round(time.monotonic() - started, 2)}
     _count_shares(session)
@@ -160,12 +162,21 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         faultpoint("stage.probe")
 
 
-def _improve(session: Session, outcome: Outcome) -> None:
-    assert outcome.route is not None
+def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...]:
+    """Build every arm; the trainings in which capabilities shared an adapter."""
     config = session.loaded.config
-    arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
-    outcome.improved = Improver(session, outcome.capability).improve(arms, outcome.route.fallback)
-    faultpoint("stage.improve")
+    asked: list[Asked] = []
+    for outcome in outcomes:
+        assert outcome.route is not None
+        arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
+        improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
+        if config.weights.schedule.tasks == "separate":
+            outcome.improved = improver.improve(arms, fallback)
+            faultpoint("stage.improve")
+            continue
+        outcome.improved = improver.text(arms)
+        asked.append(Asked(improver, outcome.improved, improver.weight_arms(outcome.improved, arms, fallback)))
+    return share(session, asked)
 
 
 def _judge(session: Session, outcome: Outcome) -> None:
@@ -245,10 +256,10 @@ def _write_profiles(session: Session, outcomes: Sequence[Outcome]) -> Path:
     return path
 
 
-def _report(session: Session, outcomes: Sequence[Outcome]) -> Path:
+def _report(session: Session, outcomes: Sequence[Outcome], shared: Sequence[Shared]) -> Path:
     path = session.folder.path / "report" / "placement.json"
     faultpoint("stage.report")
-    report = assemble(session, outcomes, _created(session), _wall_seconds(session))
+    report = assemble(session, outcomes, _created(session), _wall_seconds(session), schedule_of(shared))
     write_text(path, report.to_json())
     write_report(session.folder.path, session.loaded.config.report.formats)
     return path
