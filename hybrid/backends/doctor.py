@@ -8,11 +8,12 @@ Nothing here raises for a broken machine: every problem is a finding with its fi
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,7 +66,12 @@ def examine(loaded: LoadedConfig | None, cache_dir: Path | None = None) -> list[
     scripted = loaded is not None and isinstance(loaded.config.backend, ScriptedBackendConfig)
     needed = loaded is not None and not scripted
     model = loaded.config.model if loaded is not None else ModelConfig(path="reference")
-    findings = [_python(), *_packages(needed), *_machine(model, needed, cache_dir or default_cache_dir())]
+    findings = [
+        _python(),
+        *_packages(needed),
+        _processes(os.environ),
+        *_machine(model, needed, cache_dir or default_cache_dir()),
+    ]
     if loaded is not None:
         findings.append(_answer(loaded, cache_dir or default_cache_dir()))
     return findings
@@ -184,6 +190,16 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
+
+
+def _processes(environment: Mapping[str, str]) -> Finding:
+    """How many processes a launcher started, and how many of them on this machine."""
+    count = int(environment.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Finding(name="processes", status="ok", detail="1, without a launcher or alone under one")
+    here = int(environment.get("LOCAL_WORLD_SIZE", str(count)))
+    place = "all on this machine" if here == count else f"{here} on this machine"
+    return Finding(name="processes", status="ok", detail=f"{count}, {place}; rank 0 leads")
 
 
 def _inside(found: str, window: tuple[str, str | None]) -> bool:

@@ -72,7 +72,9 @@ class TransformersBackendConfig(Section):
 
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=256, ge=1)
-    """Rows generated together."""
+    """Rows generated together. Several processes share whole batches: a call of one batch is one process's work."""
+    share_timeout_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds that a process may take for its part of a call before the run ends with an error that names it."""
 
 
 class ScriptedBackendConfig(Section):

@@ -32,6 +32,7 @@ NOT_IDENTITY = (
     "budget",
     "report",
     "backend.batch_size",
+    "backend.share_timeout_s",
     "model.threads",
     *(f"skill.proposer.{key}" for key in ("budget", "timeout_s", "deadline_s", "retries", "key_env")),
 )

@@ -102,7 +102,8 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         data = {"capability": owner, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
         session.on_event("progress", data)
 
-    result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
+    with workers.together():
+        result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
     session.ledger.pay_training(
         owner,
         f"train-{arm}",
