@@ -8,7 +8,7 @@ Does not: generate (see `transformers_backend`), attach adapters, or train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from hybrid.backends import quantization
 from hybrid.backends.base import ModelInfo
 from hybrid.backends.device import choose_device, set_threads
 from hybrid.backends.transformers_files import Translating, check_folder, dequantised, find_model
@@ -60,18 +61,20 @@ def load_base(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Pa
         if config.gguf_file is not None:
             folder = dequantised(folder, config.gguf_file, config.dtype, cache_dir)
         tokenizer = _load_tokenizer(folder)
-        model = _load_model(folder, config.dtype)
+        model = _load_model(folder, config.dtype, quantization.load_options(config, device.device))
     stop_ids = _set_end(model, tokenizer, config.end_of_answer)
     _refuse_appended_end(tokenizer)
     model.eval().requires_grad_(False)
-    fingerprint = model_fingerprint(model, tokenizer)
-    with Translating(f"the model does not fit on {device.device}"):
-        model.to(device.device)
+    quantization.settle(model, config.quantization)
+    fingerprint = quantization.fingerprint(model_fingerprint(model, tokenizer), config.quantization)
+    if config.quantization is None:  # a quantised one was packed where it computes
+        with Translating(f"the model does not fit on {device.device}"):
+            model.to(device.device)
     fold_lm_head(model)
     info = ModelInfo(
         path=config.path,
         fingerprint=fingerprint,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=quantization.parameters(model),
         dtype=config.dtype,
         device=device.device,
     )
@@ -117,8 +120,11 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _load_model(folder: Path, dtype: str) -> Any:
-    """The model, every weight from the file: transformers fills missing ones with random numbers and only warns."""
+def _load_model(folder: Path, dtype: str, options: Mapping[str, Any]) -> Any:
+    """The model, every weight from the file: transformers fills missing ones with random numbers and only warns.
+
+    `options` are those of quantisation.
+    """
     with Translating(f"the model in {folder} cannot be loaded"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -127,6 +133,7 @@ def _load_model(folder: Path, dtype: str) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
             ignore_mismatched_sizes=True,  # they are named and refused below, instead of in a logged table
         )
     absent = sorted(report["missing_keys"])

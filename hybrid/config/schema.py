@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
@@ -42,6 +43,9 @@ class ModelConfig(Section):
     """Precision of the base weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA when it works and names what it took; `cuda` without CUDA is an error."""
+    quantization: QuantizationConfig | None = None
+    """Store the linear layers in 4 or 8 bits (needs bitsandbytes); none keeps them at `dtype`. Another base: answers, fingerprint
+    and adapters are those of the quantised model."""
     gguf_file: str | None = None
     """File name of a GGUF inside the folder; it is dequantised once and cached as safetensors."""
     revision: str | None = None

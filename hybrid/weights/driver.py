@@ -16,7 +16,7 @@ from hybrid.errors import TrainingError
 from hybrid.weights.base import Progress, TrainJob, TrainResult
 from hybrid.weights.batches import BatchPlan, checkpoint_steps, plan_batches
 from hybrid.weights.checkpoints import Checkpoint, find_newest, refuse_other
-from hybrid.weights.jobs import check_job, job_identity, machine_identity, processes
+from hybrid.weights.jobs import check_job, job_identity, machine_identity, packing_identity, processes
 from hybrid.weights.results import finish, is_finished, read_result, require_last
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(
     checkpoint_steps(job.steps, job.weights.checkpoint_every, plan)
     start = warm.checkpoints[-1][1] if warm is not None else None
     begun = {"start": start.sha256} if start is not None else {}
-    identity = {**job_identity(job), **machine_identity(count), **begun}
+    identity = {**job_identity(job), **machine_identity(count), **packing_identity(job), **begun}
     newest, skipped = find_newest(job.out, identity, count)
     note = "skipped " + ", ".join(map(str, skipped)) if skipped else ""
     if note:

@@ -113,6 +113,8 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
     write_bytes(folder / "adapter_model.safetensors", (checkpoint.path / "adapter_model.safetensors").read_bytes())
     write_json(folder / "adapter_config.json", config)
     facts: dict[str, Any] = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
+    if job.model.quantization is not None:  # the fingerprint covers it; a person should not have to guess
+        facts["base_quantization"] = job.model.quantization.model_dump(mode="json")
     if job.method == "distill":  # whose text this adapter stands for
         facts["document_sha256"] = hashlib.sha256(job.teacher.encode()).hexdigest()
     write_manifest(folder, checkpoint.base["fingerprint"], facts)

@@ -22,6 +22,7 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hybrid.backends.base import Adapter
+from hybrid.backends.quantization import refuse_merge
 from hybrid.errors import ConfigError, Problem, TrainingError
 from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
@@ -80,13 +81,22 @@ def common_arguments(session: Session) -> dict[str, Any]:
         "disable_tqdm": True,
         "log_level": "error",
         "seed": job.seed,
-        "optim": "adamw_torch",
+        "optim": _optimizer(session),
         "weight_decay": 0.0,
         "dataloader_pin_memory": cuda,
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
     }
+
+
+def _optimizer(session: Session) -> str:
+    """The trainer's name of the optimiser. Raises ConfigError where the device has no such thing."""
+    wanted = session.job.weights.optimizer
+    if wanted == "paged_adamw_8bit" and not session.loaded.info.device.startswith("cuda"):
+        message = "a paged optimiser moves its state between the memories of a GPU and its host; this run is on a CPU"
+        raise ConfigError([Problem("config", 0, "weights.optimizer", message, "use adamw_8bit or adamw")])
+    return {"adamw": "adamw_torch"}.get(wanted, wanted)
 
 
 def lora_config(session: Session) -> LoraConfig:
@@ -264,6 +274,12 @@ def begin_with(trainer: Any, adapter: Adapter) -> None:
 
 def start(trainer: Any, session: Session) -> None:
     """Train from the session's checkpoint or from its start, without terminal output."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # TRL rounds the adapter of a quantised base to bfloat16, where steps of a small learning rate round to nothing
+            # and a resumed optimiser is another one. On a plain base it is in float32 already.
+            parameter.data = parameter.data.float()
+    refuse_merge(trainer.model)
     if session.start is not None and session.resume is None:
         begin_with(trainer, session.start)
     trainer.remove_callback(PrinterCallback)
