@@ -71,7 +71,9 @@ def settle(model: Any, wanted: QuantizationConfig | None) -> None:
         return
     layers = list(_layers(model))
     if not layers:
-        raise BackendError("model.quantization: the model has no linear layer that bitsandbytes can quantise; leave it out")
+        raise BackendError(
+            "model.quantization: the model has no linear layer that bitsandbytes can quantise; leave it out"
+        )
     dtype = getattr(torch, wanted.compute_dtype) if wanted.compute_dtype else model.dtype
     for layer in layers:
         _settle_layer(layer, dtype)
@@ -114,7 +116,9 @@ def refuse_merge(peft: Any) -> None:
 
 def _layers(model: Any) -> Iterator[Any]:
     """Quantised layers, in the model's order. Without bitsandbytes in the process there are none."""
-    return (m for m in model.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(m, "in_features"))
+    return (
+        m for m in model.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(m, "in_features")
+    )
 
 
 def _shape(layer: Any) -> tuple[int, int]:
@@ -131,13 +135,13 @@ def _settle_layer(layer: Any, dtype: torch.dtype) -> None:
 
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """The layer's output (..., out) for `x` (..., in), in the dtype of `x`."""
-    output: torch.Tensor = _Unpacked.apply(x.to(layer.compute_dtype), layer)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = _Unpacked.apply(x.to(layer.compute_dtype), layer)
     if layer.bias is not None:
         output = output + layer.bias.to(layer.compute_dtype)
     return output.to(x.dtype)
 
 
-class _Unpacked(torch.autograd.Function):
+class _Unpacked(torch.autograd.Function):  # type: ignore[misc]
     """x W' with W unpacked for the call alone: in the backward pass it is unpacked again instead of kept."""
 
     @staticmethod
@@ -198,6 +202,6 @@ def _try(layer: Any, wanted: QuantizationConfig) -> None:
     error = float((found - exact).norm() / exact.norm())
     if not error <= _TOLERANCE[wanted.type]:
         raise BackendError(
-            f"model.quantization: on {device.type} bitsandbytes computes a {wanted.type} layer of {rows} x {width} with a relative "
-            f"error of {error:.2g} (up to {_TOLERANCE[wanted.type]:g} is rounding); use the other type, or leave it out"
+            f"model.quantization: on {device.type} bitsandbytes computes a {wanted.type} layer of {rows} x {width} with a "
+            f"relative error of {error:.2g} (up to {_TOLERANCE[wanted.type]:g} is rounding); use the other type, or leave it out"
         )

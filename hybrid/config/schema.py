@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.memory import MemoryConfig as MemoryConfig
 from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.memory import MemoryConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.section import Section
 
@@ -127,7 +128,8 @@ class WeightsConfig(Section):
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
-    """Completions in one forward pass; default: the whole step."""
+    """Completions in one forward pass; default: the whole step, or less where the predicted memory does not fit."""
+    memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:

@@ -21,6 +21,7 @@ from hybrid.weights.results import finish, is_finished, read_result, require_las
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
+    from hybrid.weights.preflight import Forecast
 
 _log = logging.getLogger(__name__)
 _WAIT_S = 1800.0
@@ -28,9 +29,10 @@ _WAIT_S = 1800.0
 
 @dataclass(frozen=True)
 class Session:
-    """What the training part needs: the job, the base, where to go on, and how a step is cut.
+    """What the training part needs: the job, the base, where to go on, and how a step is cut (smaller where it does not fit).
 
-    `start` is the adapter that a fresh training begins with; None is one that adds nothing.
+    `start` is the adapter that a fresh training begins with; None is one that adds nothing. `forecast` is what a
+    step will take, once the training part has asked (`preflight.foresee`).
     """
 
     job: TrainJob
@@ -40,6 +42,7 @@ class Session:
     identity: Mapping[str, Any]
     on_progress: Progress
     start: Adapter | None = None
+    forecast: Forecast | None = None
 
     @property
     def base(self) -> dict[str, str]:

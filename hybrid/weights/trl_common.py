@@ -29,11 +29,10 @@ from hybrid.weights.driver import Session
 from hybrid.weights.identity import probe_policy
 from hybrid.weights.labelled import score_labelled_only
 from hybrid.weights.monitors import Alarm, marks
+from hybrid.weights.preflight import RECOMPUTED
+from hybrid.weights.rehearsal import rehearse
 from hybrid.weights.results import metrics_of, monitor_of, stopped_early
 from hybrid.weights.schedule import Order
-
-_SMALL = 2_000_000_000
-"""Parameters below which activations of one step fit without recomputing them."""
 
 
 class RowSampler(Sampler[int]):  # type: ignore[misc]
@@ -60,7 +59,7 @@ def common_arguments(session: Session) -> dict[str, Any]:
     """Arguments of both trainers. Precision follows the loaded base: bfloat16 autocast on CUDA alone, none on a CPU."""
     job, info, plan = session.job, session.loaded.info, session.plan
     cuda = info.device.startswith("cuda")
-    recompute = info.parameters >= _SMALL
+    recompute = info.parameters >= RECOMPUTED
     return {
         "output_dir": str(job.out),
         "use_cpu": not cuda,
@@ -174,9 +173,10 @@ class DurableMixin:
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The trainer's log with the wall seconds since the last one, so that they survive in the checkpoint."""
+        """The trainer's log with the wall seconds since the last one and the memory, so that they survive in the checkpoint."""
         now = time.perf_counter()
         logs["seconds"] = now - getattr(self, "_logged_at", now)
+        logs |= self.session.forecast.measured() if self.session.forecast is not None else {}
         self._logged_at = now
         super().log(logs, start_time)  # type: ignore[misc]
 
@@ -219,8 +219,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._monitor, self._fed = monitor_of(session.job), 0
 
     def on_train_begin(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
-        """Prove that rollouts come from the model that is trained."""
+        """Prove that rollouts come from the model that is trained, and that the largest step fits."""
         self._probe()
+        if self._session.job.weights.memory.rehearse and self._session.forecast is not None:
+            rehearse(self._trainer, self._session.forecast)
         self._trainer.start_clock()
 
     def on_pre_optimizer_step(

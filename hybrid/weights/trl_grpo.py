@@ -20,6 +20,7 @@ from hybrid.errors import TrainingError
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
 from hybrid.weights.observe import Observer, figures
+from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, signal_share
 from hybrid.weights.schedule import Order
@@ -113,6 +114,7 @@ def fit(session: Session) -> None:
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
     fold_lm_head(loaded.model)
+    session = foresee(session, [(row.ids, job.max_new_tokens) for row in prompts])
     with quiet():
         start(HybridGrpo(session, prompts), session)
 

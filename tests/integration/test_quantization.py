@@ -111,7 +111,7 @@ def test_without_bitsandbytes_the_extra_is_named(folder: Path, monkeypatch: pyte
 def test_an_adapter_belongs_to_the_packed_base_and_is_not_merged_into_it(folder: Path, tmp_path: Path) -> None:
     packed, plain = load_tiny(folder, quantization=NF4), load_tiny(folder)
     adapter = save_adapter(tmp_path / "adapter", packed)
-    with pytest.raises(AdapterError, match="another base.*quantisation"):
+    with pytest.raises(AdapterError, match=r"another base.*quantisation"):
         check_adapter(adapter.path, plain.info.fingerprint)
     before = weights_checksum(packed.model)
     backend = TransformersBackend(packed, TransformersBackendConfig())
