@@ -26,7 +26,7 @@ from hybrid.backends.transformers_identity import model_fingerprint, weights_che
 from hybrid.config.schema import ModelConfig
 from hybrid.errors import BackendError
 
-__all__ = ["LoadedModel", "fold_lm_head", "load_base", "model_fingerprint", "weights_checksum"]
+__all__ = ["LoadedModel", "fold_lm_head", "load_base", "model_fingerprint", "model_folder", "weights_checksum"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,8 @@ def load_base(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Pa
     """
     device = choose_device(config.device)
     set_threads(config.threads)
-    folder = find_model(config, resolve)
-    check_folder(folder, config.gguf_file)
+    folder = model_folder(config, resolve, cache_dir)
     with _quiet():
-        if config.gguf_file is not None:
-            folder = dequantised(folder, config.gguf_file, config.dtype, cache_dir)
         tokenizer = _load_tokenizer(folder)
         model = _load_model(folder, config.dtype, quantization.load_options(config, device.device))
     stop_ids = _set_end(model, tokenizer, config.end_of_answer)
@@ -79,6 +76,16 @@ def load_base(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Pa
         device=device.device,
     )
     return LoadedModel(model, tokenizer, info, config.chat, stop_ids, device.reason)
+
+
+def model_folder(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Path) -> Path:
+    """The checked folder that holds the model in safetensors; a GGUF is dequantised first. Raises BackendError."""
+    folder = find_model(config, resolve)
+    check_folder(folder, config.gguf_file)
+    if config.gguf_file is None:
+        return folder
+    with _quiet():
+        return dequantised(folder, config.gguf_file, config.dtype, cache_dir)
 
 
 def fold_lm_head(model: Any) -> None:

@@ -23,6 +23,7 @@ from hybrid.config.text import ProposerConfig as ProposerConfig
 from hybrid.config.text import ReplayProposerConfig as ReplayProposerConfig
 from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
+from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
@@ -77,7 +78,9 @@ class ScriptedBackendConfig(Section):
     """JSON file; see `hybrid.backends.scripted`."""
 
 
-BackendConfig = Annotated[TransformersBackendConfig | ScriptedBackendConfig, Field(discriminator="type")]
+BackendConfig = Annotated[
+    TransformersBackendConfig | VllmBackendConfig | ScriptedBackendConfig, Field(discriminator="type")
+]
 
 
 class JsonlSource(Section):
@@ -346,6 +349,10 @@ class Config(Section):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"capabilities: the name {twice[0]!r} is used twice")
+        if self.backend.type == "vllm" and self.model.quantization is not None:
+            raise ValueError(
+                "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
+            )
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")

@@ -98,7 +98,23 @@ def train_adapter(
     )
     for alarm in result.alarms:
         tell(session, capability.name, arm, alarm)
+    _tell_memory(session, f"{capability.name}: {arm}", job, result)
     return result
+
+
+def _tell_memory(session: Session, head: str, job: TrainJob, result: TrainResult) -> None:
+    """Warn of passes that were made smaller than the step, of less than was predicted to be needed, and of a wrong prediction."""
+    found = result.memory
+    if found is None:
+        return
+    share = job.rows_per_step // workers.world_size()
+    if job.weights.rows_per_device is None and found.rows_per_device < share:
+        session.warn(
+            f"{head}: a whole step of {share} rows did not fit, so passes of {found.rows_per_device} were trained; "
+            "weights.rows_per_device sets them"
+        )
+    if found.surprise:
+        session.warn(f"{head}: {found.surprise}")
 
 
 def tell(session: Session, capability: str, arm: str, alarm: Alarm) -> None:

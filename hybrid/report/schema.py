@@ -48,6 +48,7 @@ from hybrid.report.parts import (
     Substrate,
     Text,
     Training,
+    TrainingMemory,
     TrainingPoint,
 )
 from hybrid.store.atomic import canonical_json
@@ -91,6 +92,7 @@ __all__ = [
     "Substrate",
     "Text",
     "Training",
+    "TrainingMemory",
     "TrainingPoint",
     "load_report",
     "schema_json",
