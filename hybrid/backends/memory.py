@@ -27,6 +27,9 @@ PACKED_BITS = {"int8": 8.0, "nf4": 4.5, "nf4-double": 4.127}
 """Bits per weight of a quantised linear layer with its scales (blocks of 64; doubly quantised: Dettmers et al. 2023)."""
 _TILE, _CHUNK = 4096, 32768
 """Tokens and vocabulary entries of the logits that TRL's fused output layer holds at once (on a CPU: all tokens)."""
+FRAGMENTS = 1.5
+"""On a CPU: resident memory per byte of activations and logits. glibc's allocator keeps freed pieces that the next tensor does
+not fit into; between runs of one training it was 1.0 to 1.9 (`scripts/bench_memory.py`)."""
 SMALLEST_8BIT = 4096
 """Numbers in a tensor from which bitsandbytes keeps its moments in 8 bits."""
 
@@ -41,6 +44,8 @@ class Architecture:
     queries: int
     keys: int
     vocabulary: int
+    positions: int = 0
+    """The longest sequence; 0 when it is not told."""
 
     def linear(self) -> dict[str, tuple[int, int]]:
         """(in, out) of a layer's linear maps by the name that Llama-like models give them."""
@@ -63,6 +68,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture | None:
             queries=head * heads,
             keys=head * int(data.get("num_key_value_heads") or heads),
             vocabulary=int(data["vocab_size"]),
+            positions=int(data.get("max_position_embeddings") or 0),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
@@ -120,12 +126,13 @@ def predict(a: Architecture, w: Work) -> Predicted:
     kept = a.layers * a.hidden * w.item + layers if w.recompute else a.layers * layers
     masks = w.rows * (w.prompt + w.answer) ** 2
     gradients = tokens * (4 * a.hidden + 2 * a.feed) * w.item  # of the layer that the backward pass is in
+    waste = 1.0 if w.cuda else FRAGMENTS
     return Predicted(
         weights=w.weight_bytes,
         adapter=w.adapter,
         generating=_generating(a, w) + (unpacked if w.generated else 0),
-        activations=tokens * kept + masks + gradients + unpacked,
-        logits=_logits(a, w),
+        activations=int(waste * (tokens * kept + masks + gradients + unpacked)),
+        logits=int(waste * _logits(a, w)),
     )
 
 

@@ -58,12 +58,13 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
     found = _architecture(folder)
     if not shapes or found is None:
         return _unknown("no safetensors headers or no config.json with the usual keys to read")
+    longest_tokens = min(longest_tokens, found.positions or longest_tokens)  # longer rows are refused
     item = ITEM[config.model.dtype]
     weights = _weight_bytes(config, shapes, item)
     batch = getattr(config.backend, "batch_size", 1)
     cache = batch * longest_tokens * found.layers * 2 * found.keys * item
     rows = config.weights.rows_per_device or _rows_per_step(config)
-    trained = _training(config, found, weights, (longest_tokens - answer_tokens, answer_tokens), rows)
+    trained = _training(config, found, weights, (max(0, longest_tokens - answer_tokens), answer_tokens), rows)
     parts = {
         "the base that answers": weights,
         "the base that is trained": trained.weights,

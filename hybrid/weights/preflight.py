@@ -56,13 +56,10 @@ class Forecast:
     above_base: int | None
     meter: PeakMeter
 
-    def measured(self) -> dict[str, float | None]:
-        """For the log of a step: the prediction, and the peak so far, in bytes."""
-        return {
-            "rows_per_device": float(self.rows),
-            "predicted_memory": None if self.above_base is None else float(self.above_base),
-            "peak_memory": None if (peak := self.meter.above()) is None else float(peak),
-        }
+    def measured(self) -> dict[str, float]:
+        """For the log of a step: the prediction, and the peak so far, in bytes; what is not known is left out."""
+        told = {"rows_per_device": self.rows, "predicted_memory": self.above_base, "peak_memory": self.meter.above()}
+        return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def foresee(session: Session, rows: Sequence[tuple[tuple[int, ...], int]]) -> Session:

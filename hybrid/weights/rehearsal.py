@@ -7,6 +7,8 @@ Does not: predict anything (see `preflight`), or move a weight.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,14 +39,22 @@ def rehearse(trainer: Any, forecast: Forecast) -> None:
     for parameter in model.parameters():
         parameter.grad = None
     model.train(training)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    _give_back(device)
     if bool(trainer.accelerator.gather(torch.tensor([bool(failed)], device=trainer.accelerator.device)).any()):
         what = f"{forecast.rows} rows of {len(forecast.prompt) + forecast.answer} tokens"
         raise TrainingError(
             f"memory ran out on the largest pass ({what}; {failed or 'on another process'}); lower weights.rows_per_device below "
             f"{forecast.rows}, shorten the skill, or set model.quantization; nothing was trained"
         )
+
+
+def _give_back(device: torch.device) -> None:
+    """Return the memory of the pass: what graphs in cycles hold, and what the allocator keeps."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
+        libc.malloc_trim(0)
 
 
 def _generate(model: Any, forecast: Forecast, device: torch.device) -> None:
