@@ -89,7 +89,7 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     if trained_on != base_fingerprint:
         raise AdapterError(
             f"{path}: was trained on another base: {str(trained_on)[:12]}..., while the loaded model is "
-            f"{base_fingerprint[:12]}...; use that base (same weights, precision and end of answer), or train again"
+            f"{base_fingerprint[:12]}...; use that base (same weights, precision, quantisation and end of answer), or train again"
         )
     _check_config(path, config)
     tensors = read_tensors(path)

@@ -44,6 +44,8 @@ WINDOWS: dict[str, tuple[str, str | None]] = {
     "safetensors": ("0.8", None),
 }
 """Supported versions of the training stack: from the first, below the second. They equal the extra `train`."""
+OPTIONAL: dict[str, tuple[str, str | None]] = {"bitsandbytes": ("0.50", "0.51"), "vllm": ("0.22", "0.31.1")}
+"""The same for packages that only some settings need. vLLM pins torch exactly: its newer releases leave TRL's window."""
 _LEAST_MEMORY_GIB, _LEAST_DISK_GIB = 2.0, 2.0
 
 
@@ -70,6 +72,7 @@ def examine(loaded: LoadedConfig | None, cache_dir: Path | None = None) -> list[
         _python(),
         *_packages(needed),
         _processes(os.environ),
+        *_extras(loaded),
         *_machine(model, needed, cache_dir or default_cache_dir()),
     ]
     if loaded is not None:
@@ -99,6 +102,29 @@ def _packages(needed: bool) -> Iterator[Finding]:
             yield Finding(name=name, status="ok", detail=found)
         else:
             yield Finding(name=name, status="warn", detail=f"{found} is outside {wanted}, untested", fix=fix)
+
+
+def _extras(loaded: LoadedConfig | None) -> Iterator[Finding]:
+    """Packages that only some settings need, when this configuration has such a setting."""
+    if loaded is None:
+        return
+    config = loaded.config
+    wanted = {
+        "bitsandbytes": config.model.quantization is not None or config.weights.optimizer != "adamw",
+        "vllm": getattr(config.backend, "mode", None) == "colocate",
+    }
+    for name in (name for name, needed in wanted.items() if needed):
+        window = OPTIONAL[name]
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            fix = f"pip install '{name}>={window[0]},<{window[1]}'"
+            yield Finding(name=name, status="fail", detail="not installed, and this configuration needs it", fix=fix)
+            continue
+        inside = _inside(found, window)
+        detail = found if inside else f"{found} is outside >={window[0]},<{window[1]}, untested"
+        fix = "" if inside else f"pip install '{name}>={window[0]},<{window[1]}'"
+        yield Finding(name=name, status="ok" if inside else "warn", detail=detail, fix=fix)
 
 
 def _machine(model: ModelConfig, needed: bool, cache_dir: Path) -> Iterator[Finding]:

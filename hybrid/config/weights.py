@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.memory import MemoryConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.schedule import ScheduleConfig
@@ -99,10 +100,14 @@ class WeightsConfig(Section):
     """For `grpo`: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps the two moments in 8 bits (Dettmers et al. 2022, 2110.02861; tensors below 4096 numbers stay in 32);
+    `paged_...` also lets them move to the host's memory, on CUDA only. Both need bitsandbytes."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
-    """Completions in one forward pass; default: the whole step."""
+    """Completions in one forward pass; default: the whole step, or less where the predicted memory does not fit."""
+    memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -324,6 +325,7 @@ def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training
         steps=result.steps,
         history=history,
         selected_step=outcome.improved.selected_steps.get(name),
+        memory=None if result.memory is None else r.TrainingMemory(**asdict(result.memory)),
     )
 
 

@@ -34,6 +34,7 @@ NOT_IDENTITY = (
     "backend.batch_size",
     "backend.share_timeout_s",
     "model.threads",
+    "weights.memory",
     *(f"skill.proposer.{key}" for key in ("budget", "timeout_s", "deadline_s", "retries", "key_env")),
 )
 """Configuration keys that may change between attempts of one run: they change what it may cost and how it is shared or

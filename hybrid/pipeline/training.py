@@ -116,6 +116,7 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         )
     for alarm in result.alarms:
         tell(session, owner, arm, alarm)
+    _tell_memory(session, f"{owner}: {arm}", job, result)
     return result
 
 
@@ -123,6 +124,21 @@ def _states(result: TrainResult) -> bool:
     """Whether any completion stated a confidence; without steps nothing is known against it."""
     paid = [line["brier"] for line in result.history if "brier" in line]
     return not paid or max(paid) > 0.0
+
+
+def _tell_memory(session: Session, head: str, job: TrainJob, result: TrainResult) -> None:
+    """Warn of passes that were made smaller than the step, of less than was predicted to be needed, and of a wrong prediction."""
+    found = result.memory
+    if found is None:
+        return
+    share = job.rows_per_step // workers.world_size()
+    if job.weights.rows_per_device is None and found.rows_per_device < share:
+        session.warn(
+            f"{head}: a whole step of {share} rows did not fit, so passes of {found.rows_per_device} were trained; "
+            "weights.rows_per_device sets them"
+        )
+    if found.surprise:
+        session.warn(f"{head}: {found.surprise}")
 
 
 def tell(session: Session, capability: str, arm: str, alarm: Alarm) -> None:

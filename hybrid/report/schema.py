@@ -49,6 +49,7 @@ from hybrid.report.parts import (
     Substrate,
     Text,
     Training,
+    TrainingMemory,
     TrainingPoint,
 )
 from hybrid.store.atomic import canonical_json
@@ -94,6 +95,7 @@ __all__ = [
     "TaskForecast",
     "Text",
     "Training",
+    "TrainingMemory",
     "TrainingPoint",
     "load_report",
     "schema_json",

@@ -90,6 +90,32 @@ class TrainJob:
 
 
 @dataclass(frozen=True)
+class MemoryFacts:
+    """Memory that a training added to a process that held its base, in MiB, and the rows in one forward pass.
+
+    `predicted_mib` is None where the model's dimensions are not known, `measured_mib` where the system does not tell.
+    """
+
+    rows_per_device: int
+    predicted_mib: int | None
+    measured_mib: int | None
+
+    @property
+    def surprise(self) -> str:
+        """One sentence when the two differ by more than 2 times and 256 MiB, else empty."""
+        predicted, measured = self.predicted_mib, self.measured_mib
+        if predicted is None or measured is None or abs(predicted - measured) <= _UNREMARKABLE_MIB:
+            return ""
+        if predicted <= 2 * measured and measured <= 2 * predicted:
+            return ""
+        return f"training took {measured:,} MiB beside its base, {predicted:,} were predicted"
+
+
+_UNREMARKABLE_MIB = 256
+"""Libraries that are loaded on the way, and what an allocator keeps, explain a difference up to this."""
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What training gave.
 
@@ -101,8 +127,9 @@ class TrainResult:
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `warnings` say which fast
-    way of the engine was not used, and why.
+    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `memory` is of this training
+    without a warm start; None when an earlier version trained it. `warnings` say which fast way of the engine was not
+    used, and why.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]
@@ -114,6 +141,7 @@ class TrainResult:
     history: tuple[dict[str, float], ...]
     note: str
     alarms: tuple[Alarm, ...] = ()
+    memory: MemoryFacts | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -16,11 +16,12 @@ from hybrid.errors import TrainingError
 from hybrid.weights.base import Progress, TrainJob, TrainResult
 from hybrid.weights.batches import BatchPlan, checkpoint_steps, plan_batches
 from hybrid.weights.checkpoints import Checkpoint, find_newest, refuse_other
-from hybrid.weights.jobs import check_job, job_identity, machine_identity, processes
+from hybrid.weights.jobs import check_job, job_identity, machine_identity, packing_identity, processes
 from hybrid.weights.results import finish, is_finished, read_result, require_last
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
+    from hybrid.weights.preflight import Forecast
 
 _log = logging.getLogger(__name__)
 _WAIT_S = 1800.0
@@ -28,9 +29,10 @@ _WAIT_S = 1800.0
 
 @dataclass(frozen=True)
 class Session:
-    """What the training part needs: the job, the base, where to go on, and how a step is cut.
+    """What the training part needs: the job, the base, where to go on, and how a step is cut (smaller where it does not fit).
 
-    `start` is the adapter that a fresh training begins with; None is one that adds nothing.
+    `start` is the adapter that a fresh training begins with; None is one that adds nothing. `forecast` is what a
+    step will take, once the training part has asked (`preflight.foresee`).
     """
 
     job: TrainJob
@@ -40,6 +42,7 @@ class Session:
     identity: Mapping[str, Any]
     on_progress: Progress
     start: Adapter | None = None
+    forecast: Forecast | None = None
 
     @property
     def base(self) -> dict[str, str]:
@@ -70,7 +73,7 @@ def run(
     checkpoint_steps(job.steps, job.weights.checkpoint_every, plan)
     start = warm.checkpoints[-1][1] if warm is not None else job.start
     begun = {"start": start.sha256} if start is not None else {}
-    identity = {**job_identity(job), **machine_identity(count), **begun}
+    identity = {**job_identity(job), **machine_identity(count), **packing_identity(job), **begun}
     newest, skipped = find_newest(job.out, identity, count)
     note = "skipped " + ", ".join(map(str, skipped)) if skipped else ""
     if note:

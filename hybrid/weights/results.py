@@ -9,6 +9,7 @@ An exported adapter's bytes do not depend on folders or time. Does not: train, o
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -20,10 +21,11 @@ from typing import Any
 
 from hybrid.backends.adapters import inspect_adapter, write_manifest
 from hybrid.backends.base import Adapter
+from hybrid.backends.memory import mib
 from hybrid.errors import AdapterError, TrainingError
 from hybrid.store.atomic import write_bytes, write_json
 from hybrid.store.faults import faultpoint
-from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.base import MemoryFacts, TrainJob, TrainResult
 from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
 from hybrid.weights.jobs import base_label, job_identity
 from hybrid.weights.monitors import Alarm, Monitor, StagedMonitor, marks, taken_back_from
@@ -127,6 +129,8 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
     write_bytes(folder / "adapter_model.safetensors", (checkpoint.path / "adapter_model.safetensors").read_bytes())
     write_json(folder / "adapter_config.json", config)
     facts: dict[str, Any] = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
+    if job.model.quantization is not None:  # the fingerprint covers it; a person should not have to guess
+        facts["base_quantization"] = job.model.quantization.model_dump(mode="json")
     if job.method == "distill":  # whose text this adapter stands for
         facts["document_sha256"] = hashlib.sha256(job.teacher.encode()).hexdigest()
     if job.tasks:
@@ -191,10 +195,25 @@ def finish(
         history=tuple(history),
         note="; ".join(notes),
         alarms=alarms,
+        memory=_memory(log),
         warnings=tuple(f"{way} by TRL's own way: {reason}" for way, reason in sorted(given_up.items())),
     )
     _record(job, result)
     return result
+
+
+def _memory(log: Sequence[Mapping[str, Any]]) -> MemoryFacts | None:
+    """The prediction and the greatest peak of all attempts: a training that was killed reaches it in one of them."""
+    lines = [line for line in log if "rows_per_device" in line]
+    if not lines:
+        return None
+    measured = [line["peak_memory"] for line in lines if line.get("peak_memory") is not None]
+    predicted = lines[-1].get("predicted_memory")
+    return MemoryFacts(
+        rows_per_device=int(lines[-1]["rows_per_device"]),
+        predicted_mib=None if predicted is None else mib(predicted),
+        measured_mib=mib(max(measured)) if measured else None,
+    )
 
 
 def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]:
@@ -237,6 +256,7 @@ def _record(job: TrainJob, result: TrainResult) -> None:
         "history": list(result.history),
         "note": result.note,
         "alarms": [alarm.as_json() for alarm in result.alarms],
+        "memory": None if result.memory is None else dataclasses.asdict(result.memory),
         "warnings": list(result.warnings),
     }
     faultpoint("result.before")
@@ -264,9 +284,15 @@ def read_result(job: TrainJob) -> TrainResult | None:
         found.append((step, adapter))
     numbers = {key: body[key] for key in ("steps", "seconds", "completions", "tokens_in", "tokens_out", "note")}
     alarms = tuple(Alarm(**alarm) for alarm in body["alarms"])
+    memory = MemoryFacts(**body["memory"]) if body.get("memory") else None
     warnings = tuple(body.get("warnings", ()))
     return TrainResult(
-        checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, warnings=warnings, **numbers
+        checkpoints=tuple(found),
+        history=tuple(body["history"]),
+        alarms=alarms,
+        memory=memory,
+        warnings=warnings,
+        **numbers,
     )
 
 

@@ -22,17 +22,17 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hybrid.backends.base import Adapter
+from hybrid.backends.quantization import refuse_merge
 from hybrid.errors import ConfigError, Problem, TrainingError
 from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
 from hybrid.weights.identity import probe_policy
 from hybrid.weights.labelled import score_labelled_only
 from hybrid.weights.monitors import Alarm, marks
+from hybrid.weights.preflight import RECOMPUTED
+from hybrid.weights.rehearsal import rehearse
 from hybrid.weights.results import metrics_of, monitor_of, stopped_early
 from hybrid.weights.schedule import Order
-
-_SMALL = 2_000_000_000
-"""Parameters below which activations of one step fit without recomputing them."""
 
 
 class RowSampler(Sampler[int]):  # type: ignore[misc]
@@ -59,7 +59,7 @@ def common_arguments(session: Session) -> dict[str, Any]:
     """Arguments of both trainers. Precision follows the loaded base: bfloat16 autocast on CUDA alone, none on a CPU."""
     job, info, plan = session.job, session.loaded.info, session.plan
     cuda = info.device.startswith("cuda")
-    recompute = info.parameters >= _SMALL
+    recompute = info.parameters >= RECOMPUTED
     return {
         "output_dir": str(job.out),
         "use_cpu": not cuda,
@@ -80,13 +80,22 @@ def common_arguments(session: Session) -> dict[str, Any]:
         "disable_tqdm": True,
         "log_level": "error",
         "seed": job.seed,
-        "optim": "adamw_torch",
+        "optim": _optimizer(session),
         "weight_decay": 0.0,
         "dataloader_pin_memory": cuda,
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
     }
+
+
+def _optimizer(session: Session) -> str:
+    """The trainer's name of the optimiser. Raises ConfigError where the device has no such thing."""
+    wanted = session.job.weights.optimizer
+    if wanted == "paged_adamw_8bit" and not session.loaded.info.device.startswith("cuda"):
+        message = "a paged optimiser moves its state between the memories of a GPU and its host; this run is on a CPU"
+        raise ConfigError([Problem("config", 0, "weights.optimizer", message, "use adamw_8bit or adamw")])
+    return {"adamw": "adamw_torch"}.get(wanted, wanted)
 
 
 def lora_config(session: Session) -> LoraConfig:
@@ -164,9 +173,10 @@ class DurableMixin:
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The trainer's log with the wall seconds since the last one, so that they survive in the checkpoint."""
+        """The trainer's log with the wall seconds since the last one and the memory, so that they survive in the checkpoint."""
         now = time.perf_counter()
         logs["seconds"] = now - getattr(self, "_logged_at", now)
+        logs |= self.session.forecast.measured() if self.session.forecast is not None else {}
         self._logged_at = now
         super().log(logs, start_time)  # type: ignore[misc]
 
@@ -209,8 +219,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._monitor, self._fed = monitor_of(session.job), 0
 
     def on_train_begin(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
-        """Prove that rollouts come from the model that is trained."""
+        """Prove that rollouts come from the model that is trained, and that the largest step fits."""
         self._probe()
+        if self._session.job.weights.memory.rehearse and self._session.forecast is not None:
+            rehearse(self._trainer, self._session.forecast)
         self._trainer.start_clock()
 
     def on_pre_optimizer_step(
@@ -264,6 +276,12 @@ def begin_with(trainer: Any, adapter: Adapter) -> None:
 
 def start(trainer: Any, session: Session) -> None:
     """Train from the session's checkpoint or from its start, without terminal output."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # TRL rounds the adapter of a quantised base to bfloat16, where steps of a small learning rate round to nothing
+            # and a resumed optimiser is another one. On a plain base it is in float32 already.
+            parameter.data = parameter.data.float()
+    refuse_merge(trainer.model)
     if session.start is not None and session.resume is None:
         begin_with(trainer, session.start)
     trainer.remove_callback(PrinterCallback)

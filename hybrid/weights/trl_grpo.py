@@ -22,6 +22,7 @@ from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
 from hybrid.weights.engine import EngineMixin
 from hybrid.weights.observe import Observer, figures
+from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, filled, signal_share
 from hybrid.weights.schedule import Order
@@ -119,6 +120,7 @@ def fit(session: Session) -> None:
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
     fold_lm_head(loaded.model)
+    session = foresee(session, [(row.ids, job.max_new_tokens) for row in prompts])
     with quiet():
         start(HybridGrpo(session, prompts), session)
 
