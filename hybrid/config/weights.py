@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.section import Section
 
 
@@ -53,6 +54,9 @@ class GrpoConfig(Section):
     """Weight of the KL to the base."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     scale_rewards: Literal["none", "group", "batch"] = "none"
+    iterations: int = Field(default=1, ge=1, le=64)
+    """Optimiser steps on each batch of completions; those after the first are off policy, under the clipped ratio. `steps`
+    and `weights.checkpoint_every` must be multiples of it: completions are not saved."""
 
 
 class SftConfig(Section):
@@ -130,6 +134,20 @@ class WeightsConfig(Section):
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
         if self.warm_start is not None and self.method != "grpo":
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_lie_between_phases(self) -> WeightsConfig:
+        """A checkpoint within a generation phase would resume to other weights, and say nothing."""
+        phase = self.grpo.iterations if self.method == "grpo" else 1
+        for path, value in ((("grpo", "steps"), self.grpo.steps), (("checkpoint_every",), self.checkpoint_every)):
+            legal = multiples_near(value, phase)
+            if value not in legal:
+                message = f"{value} lies within a generation phase, which is {phase} optimiser steps (grpo.iterations)"
+                fix = (
+                    f"write {' or '.join(map(str, legal))}: a run that resumes there ends with other weights otherwise"
+                )
+                raise KeyRuleError(path, message, fix, legal[0])
         return self
 
     @property

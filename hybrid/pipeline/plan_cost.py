@@ -215,7 +215,8 @@ def training_steps(weights: WeightsConfig) -> int:
 def training_completions(weights: WeightsConfig) -> int:
     """Completions that one training generates; none for supervised fine-tuning."""
     grpo = weights.grpo
-    return grpo.steps * grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+    phases = grpo.steps // grpo.iterations
+    return phases * grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
 
 
 def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:

@@ -5,6 +5,7 @@ Does not: know how a trainer works (see `hybrid.weights`), or decide whether an 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid.backends.base import Adapter
@@ -15,16 +16,16 @@ from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
+from hybrid.pipeline.fork import training_folder, training_name
 from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.fork import prepare
 from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
 from hybrid.weights.schedule import plain, structured_first
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hybrid.backends.loading import LoadedModel
 
 
@@ -45,9 +46,11 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         weights=config.weights,
         max_new_tokens=settings.decoding.max_new_tokens,
         seed=config.seed,
-        out=run_folder / "checkpoints" / f"{capability.name}-{order['arm']}",
+        out=run_folder / "checkpoints" / training_name(capability.name, order["arm"]),
         method=config.weights.method,
         teacher=order.get("teacher", ""),
+        strict=order["strict"],
+        fork=Path(order["fork"]) if order["fork"] else None,
     )
 
 
@@ -69,13 +72,16 @@ def train_adapter(
 
     `lessons` are what a distillation teaches.
     """
+    fork = training_folder(session.parent, capability.name, arm)
     order: dict[str, Any] = {"kind": "train", "capability": capability.name, "arm": arm, "skill": skill}
+    order |= {"strict": session.strict, "fork": None if fork is None else str(fork)}
     stages = _stages(session, capability, skill)
     if lessons is not None:
         stages = lessons.staged(stages)
         order |= {"teacher": lessons.document, "lessons": [list(pair) for pair in lessons.answers]}
     order["stages"] = [list(stage) for stage in stages]
     job = make_job(session.loaded, capability, session.folder.path, order)
+    prepare(job, workers.world_size())
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
@@ -96,6 +102,8 @@ def train_adapter(
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
+    for remark in result.remarks:
+        session.warn(f"{capability.name}: {arm}: training: {remark}")
     for alarm in result.alarms:
         tell(session, capability.name, arm, alarm)
     return result

@@ -77,6 +77,7 @@ __all__ = [
     "LedgerTotals",
     "ModelFacts",
     "Number",
+    "ParentRun",
     "Part",
     "ProbeResult",
     "ProposerCost",
@@ -144,12 +145,22 @@ class Schedule(Part):
     actual: Estimate | None
 
 
+class ParentRun(Part):
+    """The run that this one was forked from: it began with that one's answers and checkpoints."""
+
+    run_id: Text
+    identity: Text
+    changed: tuple[Text, ...]
+    """What differs between the two runs: `field: old -> new`."""
+
+
 class Provenance(Part):
     """What is needed to reproduce the run."""
 
     versions: dict[Text, Text]
     seeds: dict[Text, int]
     hashes: dict[Text, Text]
+    parent: ParentRun | None = None
 
 
 class Report(Part):

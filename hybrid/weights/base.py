@@ -47,6 +47,8 @@ class TrainJob:
     out: Path
     method: Method
     teacher: str = ""
+    strict: bool = False
+    fork: Path | None = None
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -57,6 +59,11 @@ class TrainJob:
     def steps(self) -> int:
         """Optimiser steps of the job, without those of a warm start."""
         return self.weights.grpo.steps if self.method == "grpo" else self.supervised.steps
+
+    @property
+    def iterations(self) -> int:
+        """Optimiser steps of one generation phase; 1 where nothing is generated."""
+        return self.weights.grpo.iterations if self.method == "grpo" else 1
 
     @property
     def rows_per_step(self) -> int:
@@ -77,7 +84,8 @@ class TrainResult:
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.
+    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `remarks` are for the report:
+    damaged checkpoints that were passed over, and what was carried over from another run.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]
@@ -89,6 +97,7 @@ class TrainResult:
     history: tuple[dict[str, float], ...]
     note: str
     alarms: tuple[Alarm, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class WeightTrainer(Protocol):
@@ -98,6 +107,9 @@ class WeightTrainer(Protocol):
     with the same bytes (bit for bit on a CPU). A finished job returns its recorded result without loading a model.
     `load` gives a base model of the trainer's own: it is changed and must not be shared with a backend. Under several
     processes every process calls `train` with the same job, the first one writes, and all return the same result.
+
+    SIGINT and SIGTERM end it at the next generation boundary, with a checkpoint there, and raise KeyboardInterrupt; a second
+    signal does not wait.
 
     Raises ConfigError for settings that cannot be trained, RunFolderError when `job.out` holds another job, and
     TrainingError for a non-finite reward, loss or gradient (before the weights move) or a policy that is not the

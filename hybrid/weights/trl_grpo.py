@@ -33,8 +33,9 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         job, plan = session.job, session.plan
         grpo = job.weights.grpo
         self.session = session
-        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed)
-        self.repeat, self.passes = grpo.generations, plan.accumulation
+        # One row of the order per generation phase; its rows are read once per forward pass of every step of it.
+        self.order = Order(job.stages, job.steps // job.iterations, grpo.prompts_per_step, job.seed)
+        self.repeat, self.passes = grpo.generations, plan.accumulation * job.iterations
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}
         self._observer = Observer(job.weights.monitors, job.examples, job.grader)
@@ -130,7 +131,7 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
         loss_type=grpo.loss,
         scale_rewards=grpo.scale_rewards,
         reward_weights=reward_weights,
-        num_iterations=1,
+        num_iterations=grpo.iterations,
         shuffle_dataset=False,
         disable_dropout=True,
         use_vllm=False,

@@ -96,7 +96,7 @@ def test_schema_is_json_and_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 SCRIPT = """\
 import subprocess, sys, time, types
 room = types.ModuleType("hybrid.pipeline.run")
-def run(loaded, out, *, fresh, probe_only, on_event):
+def run(loaded, out, *, on_event, **how):
     on_event("run.started", {"name": "small", "device": "cpu", "model": "m", "out": str(out)})
     BODY
     return out / "report" / "placement.json"
