@@ -1,7 +1,9 @@
 """Resumed at any legal boundary, a GRPO training gives the same tensors, optimiser states and completions, over epochs."""
 
 import dataclasses
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from weights_tiny import Letters, hashes, interrupted, load, make_job, save_tiny, train, without_seconds
 
-from hybrid.errors import ConfigError, TrainingError
+from hybrid.errors import ConfigError, RunFolderError, TrainingError
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.build import build_trainer
 
@@ -101,6 +103,69 @@ def test_a_checkpoint_in_the_middle_of_a_phase_is_not_gone_on_from(folder, tmp_p
         third = dataclasses.replace(odd, out=tmp_path / "third", grader=Letters())
         shutil.copytree(odd.out / "checkpoint-3", third.out / "checkpoint-3")
         assert hashes(train(third))[-1] != hashes(expected)[-1]
+
+
+@pytest.mark.parametrize(("iterations", "signalled", "stopped"), [(1, 1, 2), (2, 3, 4)])
+def test_a_signal_stops_at_the_next_boundary_and_that_is_no_candidate(
+    folder, tmp_path, iterations, signalled, stopped
+):
+    job = small(folder, tmp_path / "whole", iterations, 1)
+    every = job.weights.model_copy(update={"checkpoint_every": job.steps})
+    job = dataclasses.replace(job, weights=every)
+    whole = train(job)
+
+    def stop(step: int, _total: int, _metrics: dict[str, float]) -> None:
+        if step == signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    again = dataclasses.replace(job, out=tmp_path / "stopped", grader=Letters())
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(again, stop)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert [p.name for p in again.out.glob("checkpoint-*")] == [f"checkpoint-{stopped}"]
+    assert hashes(train(again)) == hashes(whole)
+
+
+def test_a_fork_goes_on_under_the_new_learning_rate(folder, tmp_path):
+    """TRL alone restores the old rate with the optimiser and ignores the edit."""
+    parent = small(folder, tmp_path / "parent", 2, 1)
+    whole = train(parent)
+
+    def forked(name: str, rate: float, at: int) -> TrainJob:
+        kept = tmp_path / f"kept-{at}"
+        if not kept.exists():
+            shutil.copytree(parent.out / f"checkpoint-{at}", kept / f"checkpoint-{at}")
+        grpo = parent.weights.grpo.model_copy(update={"learning_rate": rate})
+        weights = parent.weights.model_copy(update={"grpo": grpo})
+        return dataclasses.replace(parent, out=tmp_path / name, weights=weights, fork=kept, grader=Letters())
+
+    same = train(forked("same", 2e-2, 2))
+    assert hashes(same) == hashes(whole), "nothing changed: it is the same training"
+    assert same.remarks == ("goes on unchanged from step 2",)
+
+    faster = train(forked("faster", 4e-2, 2))
+    assert faster.remarks == ("goes on from step 2 with weights.grpo.learning_rate: 0.02 -> 0.04",)
+    assert hashes(faster)[0] == hashes(whole)[0], "it begins with its parent's adapter"
+    assert hashes(faster)[1] != hashes(whole)[1]
+    group = optimiser(tmp_path / "faster", 4)["param_groups"][0]
+    assert group["lr"] == 4e-2
+
+    # Killed and resumed, a fork ends like one that was not.
+    again = forked("again", 4e-2, 2)
+    interrupted(again, 6)
+    assert hashes(train(again)) == hashes(faster)
+
+
+def test_a_fork_of_another_base_is_refused(folder, tmp_path):
+    parent = small(folder, tmp_path / "parent", 2, 1)
+    interrupted(parent, 3)
+    other = save_tiny(tmp_path / "other", seed=5)
+    job = dataclasses.replace(
+        parent, out=tmp_path / "fork", fork=parent.out, model=parent.model.model_copy(update={"path": str(other)}), seed=1
+    )
+    with pytest.raises(RunFolderError, match=r"base\.fingerprint: \w{12}\.\.\. -> \w{12}"):
+        train(job)
 
 
 def test_a_base_that_moved_is_found_at_the_next_checkpoint(folder, tmp_path):

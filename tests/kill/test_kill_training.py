@@ -20,7 +20,8 @@ from hybrid.weights.results import read_result
 
 ROOT = Path(__file__).resolve().parents[2]
 DEAD = -signal.SIGKILL
-DOUBLE = 10
+pytestmark = pytest.mark.slow
+DOUBLE = 6
 """Seeded pairs of a kill and a kill of the recovery."""
 
 
@@ -43,6 +44,8 @@ class Trainings:
         log = folder / "points"
         assert self.run(folder / "whole", HYBRID_FAULT_LOG=str(log)) == 0
         self.points = log.read_text(encoding="utf-8").splitlines()
+        self.trained = self.points.index("adapter.before-export")
+        """Points up to the end of training; after them a child writes adapters and the record, and needs no model."""
         self.whole = left_by(folder / "whole")
 
     def ask(self, out: Path, *, strict: bool = False, **env: str) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 def test_the_fault_points_cover_every_write(trainings: Trainings) -> None:
     """Each step, each file of a checkpoint, the manifest, each exported file, the record."""
     names = trainings.points
-    assert names.count("training.step") == 3
+    assert names.count("training.step") == 2
     for name in ("before", "after-adapter", "before-optimizer", "after-optimizer", "after-streams"):
         assert names.count(f"checkpoint.{name}") == 2
     assert names.count("checkpoint.before-manifest") == names.count("checkpoint.after-manifest") == 2
@@ -97,8 +100,16 @@ def test_the_fault_points_cover_every_write(trainings: Trainings) -> None:
 def test_killed_at_every_fault_point_the_same_command_ends_with_the_same_bytes(
     trainings: Trainings, tmp_path: Path
 ) -> None:
-    for number, name in enumerate(trainings.points, start=1):
-        out = tmp_path / "job"
+    out, done = tmp_path / "job", tmp_path / "done"
+    for number, name in enumerate(trainings.points[: trainings.trained + 1], start=1):
+        assert trainings.run(out, HYBRID_FAULT=f"*:{number}") == DEAD, (number, name)
+        if number == trainings.trained + 1:
+            shutil.copytree(out, done)
+        assert trainings.run(out) == 0, (number, name)
+        assert left_by(out) == trainings.whole, (number, name)
+        shutil.rmtree(out)
+    for number, name in enumerate(trainings.points[trainings.trained :], start=1):
+        shutil.copytree(done, out)
         assert trainings.run(out, HYBRID_FAULT=f"*:{number}") == DEAD, (number, name)
         assert trainings.run(out) == 0, (number, name)
         assert left_by(out) == trainings.whole, (number, name)
@@ -108,7 +119,7 @@ def test_killed_at_every_fault_point_the_same_command_ends_with_the_same_bytes(
 def test_a_recovery_that_is_killed_recovers(trainings: Trainings, tmp_path: Path) -> None:
     draw = random.Random(0)
     for _ in range(DOUBLE):
-        first, second = draw.randint(4, len(trainings.points)), draw.randint(1, 12)
+        first, second = draw.randint(2, trainings.trained), draw.randint(1, 12)
         out = tmp_path / "job"
         assert trainings.run(out, HYBRID_FAULT=f"*:{first}") == DEAD
         assert trainings.run(out, HYBRID_FAULT=f"*:{second}") in (0, DEAD)
@@ -124,10 +135,8 @@ def test_a_signal_stops_with_a_checkpoint_and_changes_nothing(trainings: Trainin
     assert (out / "checkpoint-1" / "MANIFEST.json").exists(), "the step that was done is kept"
     log = tmp_path / "points"
     assert trainings.run(out, HYBRID_FAULT_LOG=str(log)) == 0
-    assert log.read_text(encoding="utf-8").splitlines().count("training.step") == 2, "no step is done twice"
-    found = left_by(out)
-    assert found["record"] == trainings.whole["record"], "where it was stopped there is no further candidate"
-    assert {k: v for k, v in found["files"].items() if not k.startswith("checkpoint-1/")} == trainings.whole["files"]
+    assert log.read_text(encoding="utf-8").splitlines().count("training.step") == 1, "no step is done twice"
+    assert left_by(out) == trainings.whole
 
 
 def test_strict_names_what_a_kill_left_and_changes_nothing(trainings: Trainings, tmp_path: Path) -> None:
@@ -135,8 +144,8 @@ def test_strict_names_what_a_kill_left_and_changes_nothing(trainings: Trainings,
     assert trainings.run(out, HYBRID_FAULT="checkpoint.before-manifest") == DEAD
     answer = trainings.ask(out, strict=True)
     assert answer["code"] == 1
-    assert "skipped checkpoint-2: MANIFEST.json is missing, and --strict makes that an error" in answer["said"]
-    shutil.rmtree(out / "checkpoint-2")
+    assert "skipped checkpoint-1: MANIFEST.json is missing, and --strict makes that an error" in answer["said"]
+    shutil.rmtree(out / "checkpoint-1")
     assert trainings.ask(out, strict=True)["code"] == 0
     result = read_result(job_of(trainings.model, out))
     assert result is not None

@@ -6,6 +6,7 @@ the last line of what it raised. `130` is an interrupted training, as the comman
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -21,9 +22,10 @@ from hybrid.weights.base import TrainJob
 
 
 def job_of(folder: Path, out: Path, **changes: Any) -> TrainJob:
-    """Three optimiser steps of GRPO with checkpoints at 2 and 3: an ordinary one and the last one."""
-    grpo = {"steps": 3, "prompts_per_step": 1, "generations": 4}
-    return make_job(folder, out, grpo=grpo, max_new_tokens=3, **changes)
+    """Two optimiser steps of GRPO, each with a checkpoint: an ordinary one and the last one."""
+    grpo = {"steps": 2, "prompts_per_step": 1, "generations": 4}
+    weights = {"checkpoint_every": 1}
+    return make_job(folder, out, grpo=grpo, weights=weights, max_new_tokens=3, **changes)
 
 
 def child(order: dict[str, Any], answer: int) -> NoReturn:
@@ -45,6 +47,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         train(job_of(save_tiny(Path(name) / "tiny"), Path(name) / "job"))
     os.fsync = lambda descriptor: None  # nothing here can cut the power
+    gc.collect()
+    gc.freeze()  # the trainer collects garbage at its end: not all of torch, in every child
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
