@@ -168,7 +168,9 @@ class Bench:
         finally:
             logging.getLogger("hybrid.weights.driver").removeHandler(heard)
             shutil.rmtree(job.out.parent, ignore_errors=True)
-        said = "; ".join(dict.fromkeys([*heard.lines, *result.remarks])).replace(str(job.out), "JOB")
+        told = " ".join(heard.lines)
+        said = "; ".join([*heard.lines, *(r for r in result.remarks if r.removeprefix("skipped ") not in told)])
+        said = said.replace(str(job.out), "JOB")
         found, wanted = ([(s, a.sha256) for s, a in r.checkpoints] for r in (result, self.whole))
         if found != wanted:
             named = set(found) < set(wanted) and all(f"checkpoint-{s}: " in said for s, _ in set(wanted) - set(found))
@@ -318,7 +320,11 @@ def main() -> int:
         table("file of a finished training", done)
     every = [*folders.values(), *changed.values(), *(o for t in (files, done) for r in t.values() for o in r.values())]
     kinds = [o.kind for o in every]
-    print("\nOutcomes: " + ", ".join(f"{kind}: {kinds.count(kind)}" for kind in sorted(set(kinds))) + f"; cases: {len(kinds)}")
+    print(
+        "\nOutcomes: "
+        + ", ".join(f"{kind}: {kinds.count(kind)}" for kind in sorted(set(kinds)))
+        + f"; cases: {len(kinds)}"
+    )
     return 1 if "SILENT" in kinds else 0
 
 

@@ -46,7 +46,8 @@ def parent_of(folder: RunFolder, fork: Path | None, fields: Mapping[str, Any]) -
             )
         if fork is not None and known is not None and str(fork.resolve()) != known["folder"]:
             raise RunFolderError(
-                f"{folder.path} was forked from another run, {known['run_id']}; go on without --fork, or give --out another folder"
+                f"{folder.path} was forked from another run, {known['run_id']}; go on without --fork, or give --out another "
+                "folder"
             )
         return known
     if fork is None:

@@ -18,7 +18,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from hybrid.backends.adapters import inspect_adapter, write_manifest
+from hybrid.backends.adapters import check_files, inspect_adapter, write_manifest
 from hybrid.backends.base import Adapter
 from hybrid.errors import AdapterError, TrainingError
 from hybrid.store.atomic import write_bytes, write_json
@@ -235,6 +235,8 @@ def _record(job: TrainJob, result: TrainResult) -> None:
         "alarms": [alarm.as_json() for alarm in result.alarms],
         "remarks": list(result.remarks),
     }
+    if (job.out / RESULT).is_dir() and not (job.out / RESULT).is_symlink():
+        shutil.rmtree(job.out / RESULT)  # nothing of ours is a folder of that name
     faultpoint("result.before")
     write_json(job.out / RESULT, seal(body))
     faultpoint("result.after")
@@ -253,6 +255,7 @@ def read_result(job: TrainJob, *, of_any_job: bool = False) -> TrainResult | Non
     found: list[tuple[int, Adapter]] = []
     for step, name, sha256 in body["checkpoints"]:
         try:
+            check_files(job.out / "adapters" / Path(name).name)
             adapter = inspect_adapter(job.out / "adapters" / Path(name).name)
         except AdapterError:
             return None

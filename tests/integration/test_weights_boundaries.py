@@ -106,9 +106,7 @@ def test_a_checkpoint_in_the_middle_of_a_phase_is_not_gone_on_from(folder, tmp_p
 
 
 @pytest.mark.parametrize(("iterations", "signalled", "stopped"), [(1, 1, 2), (2, 3, 4)])
-def test_a_signal_stops_at_the_next_boundary_and_that_is_no_candidate(
-    folder, tmp_path, iterations, signalled, stopped
-):
+def test_a_signal_stops_at_the_next_boundary_and_that_is_no_candidate(folder, tmp_path, iterations, signalled, stopped):
     job = small(folder, tmp_path / "whole", iterations, 1)
     every = job.weights.model_copy(update={"checkpoint_every": job.steps})
     job = dataclasses.replace(job, weights=every)
@@ -162,7 +160,11 @@ def test_a_fork_of_another_base_is_refused(folder, tmp_path):
     interrupted(parent, 3)
     other = save_tiny(tmp_path / "other", seed=5)
     job = dataclasses.replace(
-        parent, out=tmp_path / "fork", fork=parent.out, model=parent.model.model_copy(update={"path": str(other)}), seed=1
+        parent,
+        out=tmp_path / "fork",
+        fork=parent.out,
+        model=parent.model.model_copy(update={"path": str(other)}),
+        seed=1,
     )
     with pytest.raises(RunFolderError, match=r"base\.fingerprint: \w{12}\.\.\. -> \w{12}"):
         train(job)

@@ -70,7 +70,9 @@ def test_damaged_in_every_way_it_is_named_and_the_bytes_are_the_same(whole, tmp_
     result = train(again)
     assert hashes(result) == hashes(expected)
     damaged = [r for r in result.remarks if r.startswith("skipped checkpoint-")]
-    unnamed = 2 if name == MANIFEST else 0  # deleted: without any manifest it is what a kill leaves: said in the log, no remark
+    unnamed = (
+        2 if name == MANIFEST else 0
+    )  # deleted: without any manifest it is what a kill leaves: said in the log, no remark
     assert len(damaged) == len(DAMAGES) - unnamed
     assert all(name in remark for remark in damaged)
 
@@ -82,3 +84,22 @@ def test_the_manifest_of_another_run_is_refused_by_field(whole, tmp_path):
     shutil.copyfile(other / "checkpoint-2" / MANIFEST, again.out / "checkpoint-2" / MANIFEST)
     with pytest.raises(RunFolderError, match=r"another training job \(seed: 1 -> 0\)"):
         train(again)
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if d != "of another run"])
+@pytest.mark.parametrize("name", ["RESULT.json", "adapter_model.safetensors", "adapter_config.json"])
+def test_what_a_finished_training_left_is_made_again_without_training(whole, tmp_path, name, damage):
+    job, expected, _ = whole
+    again = dataclasses.replace(job, out=tmp_path / "job")
+    shutil.copytree(job.out, again.out)
+    path = again.out / name if name == "RESULT.json" else again.out / "adapters" / "step-3" / name
+    before = path.read_bytes()
+    DAMAGES[damage](path, path, random.Random(damage))
+    steps: list[int] = []
+    result = train(again, lambda step, *_: steps.append(step))
+    assert steps == []
+    assert result.checkpoints[2][1].sha256 == expected.checkpoints[2][1].sha256
+    assert hashes(result) == hashes(expected)
+    if name != "RESULT.json":
+        assert path.read_bytes() == before
+        assert not path.is_symlink()

@@ -10,7 +10,13 @@ def lines(old, new):
 def test_every_leaf_is_named_with_both_values():
     old = {"a": {"b": 1, "c": [1, 2]}, "d": None, "gone": True}
     new = {"a": {"b": 1.5, "c": [1, 3]}, "d": "x", "come": []}
-    assert lines(old, new) == ["a.b: 1 -> 1.5", "a.c[1]: 2 -> 3", "come: absent -> []", 'd: null -> "x"', "gone: true -> absent"]
+    assert lines(old, new) == [
+        "a.b: 1 -> 1.5",
+        "a.c[1]: 2 -> 3",
+        "come: absent -> []",
+        'd: null -> "x"',
+        "gone: true -> absent",
+    ]
     assert lines(old, old) == []
 
 
