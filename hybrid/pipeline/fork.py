@@ -65,14 +65,9 @@ def forked_fields(fields: Mapping[str, Any], parent: Parent | None) -> dict[str,
     return dict(fields) if parent is None else {**fields, "parent": parent["identity"]}
 
 
-def training_name(capability: str, arm: str) -> str:
-    """The name of a training's folder under `checkpoints/`."""
-    return f"{capability}-{arm}"
-
-
-def training_folder(parent: Parent | None, capability: str, arm: str) -> Path | None:
-    """The parent's folder of a training; None without a parent."""
-    return None if parent is None else Path(parent["folder"]) / "checkpoints" / training_name(capability, arm)
+def training_folder(parent: Parent | None, inside: Path) -> Path | None:
+    """The parent's folder of the training that lies at `inside` in a run folder; None without a parent."""
+    return None if parent is None else Path(parent["folder"]) / inside
 
 
 def warnings_of(parent: Parent | None) -> tuple[str, ...]:

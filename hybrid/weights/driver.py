@@ -72,7 +72,7 @@ def run(
     if finished is not None:
         return finished
     plan = plan_batches(job.rows_per_step, count, job.weights.rows_per_device)
-    start = warm.checkpoints[-1][1] if warm is not None else None
+    start = warm.checkpoints[-1][1] if warm is not None else job.start
     begun = {"start": start.sha256} if start is not None else {}
     added = dict(forked.identity) if forked is not None else {}
     identity = {**job_identity(job), **machine_identity(count), **begun, **added}
