@@ -107,6 +107,11 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     )
 
 
+def check_files(path: Path) -> None:
+    """Raise AdapterError unless the folder has a manifest and every file in it is as that says. Reads no tensors."""
+    _check_files(path, _read_object(path, MANIFEST, "train it with hybrid, or write a manifest for it"))
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The adapter's `adapter_config.json`. Raises AdapterError."""
     return _read_object(path, CONFIG, "give the folder of an adapter saved by PEFT")

@@ -26,7 +26,7 @@ from hybrid.pipeline import judges, workers
 from hybrid.pipeline.session import identity_fields
 from hybrid.pipeline.sharded import ShardedBackend, serve
 from hybrid.pipeline.shared_job import make_shared_job
-from hybrid.pipeline.training import cache_folder, make_job, run_job
+from hybrid.pipeline.training import cache_folder, make_job, run_job, under
 
 _ANSWER_S = 3600.0
 
@@ -109,7 +109,7 @@ def _train(loaded: LoadedConfig, by_name: Mapping[str, Capability], out: Path, o
     else:
         job = make_job(loaded, by_name[order["capability"]], out, order)
     with suppress(TrainingError):  # rank 0 raises the same one and decides what it means
-        run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
+        run_job(loaded, under(job, order), cache_folder(out), lambda step, steps, metrics: None)
 
 
 def _build(loaded: LoadedConfig, folder: Path) -> Backend:

@@ -24,6 +24,7 @@ from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
 from hybrid.pipeline.follow import follow, join, open_backend
+from hybrid.pipeline.fork import forked_fields, parent_of, warnings_of
 from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms, wanted_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
@@ -61,8 +62,28 @@ class Outcome:
     verified: Verified | None = None
 
 
-def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: bool = False, on_event: OnEvent) -> Path:
+@dataclass(frozen=True)
+class How:
+    """How an attempt is made; see `run`."""
+
+    probe_only: bool = False
+    fork: Path | None = None
+    strict: bool = False
+
+
+def run(
+    loaded: LoadedConfig,
+    out: Path,
+    *,
+    fresh: bool = False,
+    probe_only: bool = False,
+    fork: Path | None = None,
+    strict: bool = False,
+    on_event: OnEvent,
+) -> Path:
     """Run everything, or only the probes, into the folder `out`; returns `report/placement.json` (or `profile.json`).
+
+    `fork` is the folder of a run that a new one in `out` goes on from; `strict` makes a skipped checkpoint an error.
 
     Under `accelerate launch` every process calls this; rank 0 leads, the others generate their parts and join its
     trainings. Raises HybridError subclasses, on every process alike; whatever was paid for by then is kept.
@@ -73,7 +94,7 @@ def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: boo
         if workers.rank() > 0:
             return follow(loaded, capabilities, out)
         with workers.leading(), RunFolder(out, fresh=fresh) as folder:
-            return _lead(loaded, folder, capabilities, probe_only, on_event)
+            return _lead(loaded, folder, capabilities, How(probe_only, fork, strict), on_event)
     finally:
         workers.leave()
 
@@ -82,24 +103,29 @@ def _lead(
     loaded: LoadedConfig,
     folder: RunFolder,
     capabilities: tuple[Capability, ...],
-    probe_only: bool,
+    how: How,
     on_event: OnEvent,
 ) -> Path:
     started = time.monotonic()
     config = loaded.config
     backend = open_backend(loaded, capabilities, folder.path)
     info = backend.info()
-    resumed = folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+    fields = identity_fields(loaded, capabilities, backend)
+    parent = parent_of(folder, how.fork, fields)
+    resumed = folder.claim(forked_fields(fields, parent), resolved_json(config, loaded.root), parent)
     capabilities = judges.bind(loaded, folder.path, capabilities, 0)
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
+    session.parent, session.strict = parent, how.strict
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
     on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
     if info.device == "cpu" and config.model.device == "auto":
         session.warn("device: auto found no CUDA device and ran on the CPU")
+    for text in warnings_of(parent):
+        session.warn(text)
     outcomes = [Outcome(c) for c in capabilities]
     _probe(session, outcomes)
-    if probe_only:
+    if how.probe_only:
         _count_shares(session)
         return _write_profiles(session, outcomes)
     shared = _improve(session, outcomes)

@@ -80,6 +80,10 @@ class Session:
     warnings: list[str] = field(default_factory=list)
     chat: ChatModel | None = None
     """The model that proposes edits, once one was asked for."""
+    parent: dict[str, Any] | None = None
+    """The run that this one was forked from, as `run.json` records it."""
+    strict: bool = False
+    """Whether a checkpoint that was skipped is an error."""
 
     def settings(self, capability: Capability) -> CapabilityConfig:
         """The configuration of a capability."""

@@ -6,6 +6,8 @@ Does not: know how a trainer works (see `hybrid.weights`), or decide whether an 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid.backends.base import Adapter
@@ -18,16 +20,16 @@ from hybrid.evidence.stated import Reader, brier_loss, told
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
+from hybrid.pipeline.fork import training_folder
 from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.fork import prepare
 from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
 from hybrid.weights.schedule import plain, structured_first
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hybrid.backends.loading import LoadedModel
 
 
@@ -52,6 +54,17 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         method=config.weights.method,
         teacher=order.get("teacher", ""),
     )
+
+
+def how(session: Session, job: TrainJob) -> dict[str, Any]:
+    """The part of an order that says how this attempt at a run trains: nothing that the result depends on."""
+    fork = training_folder(session.parent, job.out.relative_to(session.folder.path))
+    return {"strict": session.strict, "fork": None if fork is None else str(fork)}
+
+
+def under(job: TrainJob, order: dict[str, Any]) -> TrainJob:
+    """The job as its order says that it is trained."""
+    return replace(job, strict=order["strict"], fork=Path(order["fork"]) if order["fork"] else None)
 
 
 def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) -> TrainResult:
@@ -88,6 +101,9 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
 
     Raises BudgetExhausted before starting when nothing is left.
     """
+    order = order | how(session, job)
+    job = under(job, order)
+    prepare(job, workers.world_size())
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
@@ -109,6 +125,8 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
+    for remark in result.remarks:
+        session.warn(f"{owner}: {arm}: training: {remark}")
     if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
         session.warn(
             f"{owner}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "

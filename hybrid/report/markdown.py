@@ -304,6 +304,9 @@ def _provenance(report: Report) -> Iterator[str]:
         ("base fingerprint", report.model.fingerprint),
     ]
     groups = (("version", p.versions), ("seed", {k: str(v) for k, v in p.seeds.items()}), ("hash", p.hashes))
+    if p.parent is not None:
+        facts += [("forked from", p.parent.run_id), ("parent's identity", p.parent.identity)]
+        facts += [("changed since", text) for text in p.parent.changed]
     facts += [(f"{kind}: {key}", value) for kind, group in groups for key, value in sorted(group.items())]
     yield from table(("what", "value"), [(esc(k), esc(v)) for k, v in facts])
     yield "## Warnings"

@@ -80,6 +80,7 @@ __all__ = [
     "ModelFacts",
     "Number",
     "OrderPoint",
+    "ParentRun",
     "Part",
     "ProbeResult",
     "ProposerCost",
@@ -140,12 +141,22 @@ class RouterFacts(Part):
     baselines: dict[Text, Estimate] | None
 
 
+class ParentRun(Part):
+    """The run that this one was forked from: it began with that one's answers and checkpoints."""
+
+    run_id: Text
+    identity: Text
+    changed: tuple[Text, ...]
+    """What differs between the two runs: `field: old -> new`."""
+
+
 class Provenance(Part):
     """What is needed to reproduce the run."""
 
     versions: dict[Text, Text]
     seeds: dict[Text, int]
     hashes: dict[Text, Text]
+    parent: ParentRun | None = None
 
 
 class Report(Part):

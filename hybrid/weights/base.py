@@ -65,6 +65,8 @@ class TrainJob:
     tasks: tuple[Task, ...] = ()
     stage_steps: tuple[int, ...] = ()
     start: Adapter | None = None
+    strict: bool = False
+    fork: Path | None = None
 
     def skill_of(self, row: int) -> str:
         """The text that the model reads before the prompt of example `row`: its task's own in a shared job."""
@@ -81,6 +83,11 @@ class TrainJob:
         if self.stage_steps:
             return sum(self.stage_steps)
         return self.weights.grpo.steps if self.method == "grpo" else self.supervised.steps
+
+    @property
+    def iterations(self) -> int:
+        """Optimiser steps of one generation phase; 1 where nothing is generated."""
+        return self.weights.grpo.iterations if self.method == "grpo" else 1
 
     @property
     def rows_per_step(self) -> int:
@@ -128,7 +135,8 @@ class TrainResult:
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
     those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `memory` is of this training
-    without a warm start; None when an earlier version trained it. `warnings` say which fast way of the engine was not
+    without a warm start; None when an earlier version trained it. `remarks` are for the report: damaged checkpoints that
+    were passed over, and what was carried over from another run. `warnings` say which fast way of the engine was not
     used, and why.
     """
 
@@ -142,6 +150,7 @@ class TrainResult:
     note: str
     alarms: tuple[Alarm, ...] = ()
     memory: MemoryFacts | None = None
+    remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -152,6 +161,9 @@ class WeightTrainer(Protocol):
     with the same bytes (bit for bit on a CPU). A finished job returns its recorded result without loading a model.
     `load` gives a base model of the trainer's own: it is changed and must not be shared with a backend. Under several
     processes every process calls `train` with the same job, the first one writes, and all return the same result.
+
+    SIGINT and SIGTERM end it at the next generation boundary, with a checkpoint there, and raise KeyboardInterrupt; a second
+    signal does not wait.
 
     Raises ConfigError for settings that cannot be trained, RunFolderError when `job.out` holds another job, and
     TrainingError for a non-finite reward, loss or gradient (before the weights move) or a policy that is not the

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.capability.graders.base import GraderError
+from hybrid.config.rules import multiples_near
 from hybrid.errors import ConfigError, Problem
 from hybrid.evidence.classify import build_classifier, classifier_fingerprint
 from hybrid.store.atomic import canonical_json
@@ -28,6 +29,7 @@ def check_job(job: TrainJob) -> None:
     """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
     problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job), *_teacher(job)]
     problems += _bitsandbytes(job)
+    problems += _boundaries(job)
     if problems:
         raise ConfigError(problems)
 
@@ -96,6 +98,19 @@ def _teacher(job: TrainJob) -> list[Problem]:
         message = "an adapter that reads the document has nothing to learn from a teacher that reads it"
         return [_problem("weights.method", message, "distill into an adapter without a document")]
     return []
+
+
+def _boundaries(job: TrainJob) -> list[Problem]:
+    """The schema's rule once more, for jobs whose settings were changed after they were validated."""
+    found = []
+    counts = [("weights.grpo.steps", job.steps), ("weights.checkpoint_every", job.weights.checkpoint_every)]
+    counts += [("weights.schedule", steps) for steps in job.stage_steps]
+    for key, value in counts:
+        legal = multiples_near(value, job.iterations)
+        if value not in legal:
+            message = f"{value} lies within a generation phase of {job.iterations} steps"
+            found.append(_problem(key, message, f"write {' or '.join(map(str, legal))}"))
+    return found
 
 
 def _problem(key: str, message: str, fix: str) -> Problem:

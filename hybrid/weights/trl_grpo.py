@@ -36,8 +36,10 @@ class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
         job, plan = session.job, session.plan
         grpo = job.weights.grpo
         self.session = session
-        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed, job.stage_steps)
-        self.repeat, self.passes = grpo.generations, plan.accumulation
+        # One row of the order per generation phase; its rows are read once per forward pass of every step of it.
+        lengths = tuple(steps // job.iterations for steps in job.stage_steps)
+        self.order = Order(job.stages, job.steps // job.iterations, grpo.prompts_per_step, job.seed, lengths)
+        self.repeat, self.passes = grpo.generations, plan.accumulation * job.iterations
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}
         self._observer = Observer(job.weights.monitors, job.examples, job.grader)
@@ -138,7 +140,7 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
         loss_type=grpo.loss,
         scale_rewards=grpo.scale_rewards,
         reward_weights=reward_weights,
-        num_iterations=1,
+        num_iterations=grpo.iterations,
         shuffle_dataset=False,
         disable_dropout=True,
         use_vllm=False,
