@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.section import Section
 
@@ -121,6 +122,10 @@ class WeightsConfig(Section):
     """For `grpo`: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
+    generality: GeneralityConfig = GeneralityConfig()
+    unknown_facts: UnknownFacts = "keep"
+    """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
+    trained on like others, left out, or taught to be answered with the capability's `abstain` answer."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
@@ -130,6 +135,12 @@ class WeightsConfig(Section):
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
         if self.warm_start is not None and self.method != "grpo":
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+        return self
+
+    @model_validator(mode="after")
+    def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
+        if self.unknown_facts == "relabel" and self.method == "distill":
+            raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
         return self
 
     @property

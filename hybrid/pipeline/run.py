@@ -167,10 +167,12 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
 
 
 def _improve(session: Session, outcome: Outcome) -> None:
-    assert outcome.route is not None
+    assert outcome.route is not None and outcome.probed is not None
     config = session.loaded.config
     arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
-    outcome.improved = Improver(session, outcome.capability).improve(arms, outcome.route.fallback)
+    outcome.improved = Improver(session, outcome.capability).improve(
+        arms, outcome.route.fallback, outcome.route.kind, outcome.probed.best_text
+    )
     faultpoint("stage.improve")
 
 
@@ -227,6 +229,7 @@ def _placed(session: Session, outcome: Outcome, verdicts: dict[ArmName, Verdict]
         compare,
         minimum_effect=config.gate.ship.minimum_effect,
         transfer_floor=config.router.transfer,
+        transfer_bound=config.router.transfer_bound,
     )
 
 
