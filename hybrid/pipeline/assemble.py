@@ -18,6 +18,7 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline import assemble_generality
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.session import Session
 from hybrid.report import schema as r
@@ -105,7 +106,13 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         placement=placement.placement,
         confidence=route.confidence,
         reason=placement.reason,
-        decision_trail=(*route.reasons, *outcome.improved.notes, *refused, f"placed: {placement.reason}"),
+        decision_trail=(
+            *route.reasons,
+            *outcome.improved.notes,
+            *assemble_generality.trail(outcome),
+            *refused,
+            f"placed: {placement.reason}",
+        ),
         kind=r.Kind(
             measured=route.kind,
             declared=outcome.capability.declared_kind,
@@ -127,6 +134,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         skill_text=outcome.improved.document.body if outcome.improved.document else None,
         seed_skill_text=outcome.texts.get("seed") or None,
         training=_training(session, outcome, arm),
+        generality=assemble_generality.assembled(outcome, arm),
         flips=_flips(outcome, arm),
         ledger=_totals(session, name, None),
         artifacts=r.Artifacts(
@@ -269,6 +277,7 @@ def _rejected(outcome: Outcome) -> tuple[r.Rejected, ...]:
             rows.append(
                 r.Rejected(substrate="skill", what=what, delta=v.delta, low=v.low, high=v.high, n=v.n, why=v.reason)
             )
+    rows += assemble_generality.sent_back(outcome)
     placement = outcome.placement
     for refusal in placement.refused if placement is not None else ():
         v = outcome.verdicts[refusal.arm]

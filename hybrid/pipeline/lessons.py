@@ -60,7 +60,8 @@ def lessons(session: Session, capability: Capability, document: str, variants: S
             f"distill: no answer of the base with the document to {len(rows)} training rows {what}: nothing to teach. "
             f"Raise {'weights.distill.samples' if config.keep == 'passed' else 'decoding.max_new_tokens'}"
         )
-    summary = f"taught {len(answers)} answers to {reached} of {len(rows) + len(variants)} training rows by a document of {tokens} tokens"
+    asked = len(rows) + len(variants)
+    summary = f"taught {len(answers)} answers to {reached} of {asked} training rows by a document of {tokens} tokens"
     return Lessons(document, answers, summary)
 
 

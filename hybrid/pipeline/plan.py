@@ -107,8 +107,9 @@ def _capability(
         "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
     }
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
-    steps = _times(work.trainings, cost.training_steps(config.weights))
-    made = _times(work.trainings, cost.training_completions(config.weights))
+    most = work.trainings.model_copy(update={"upper": work.trainings.upper * cost.attempts(config.weights)})
+    steps = _times(most, cost.training_steps(config.weights))
+    made = _times(most, cost.training_completions(config.weights))
     return CapabilityPlan(
         name=capability.name,
         splits={split: len(capability.splits.get(split, ())) for split in SPLITS},

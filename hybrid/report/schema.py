@@ -50,6 +50,7 @@ from hybrid.report.parts import (
     Training,
     TrainingPoint,
 )
+from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -57,6 +58,7 @@ __all__ = [
     "ARMS",
     "MOST_FLIPS",
     "SCHEMA_VERSION",
+    "ArmGenerality",
     "ArmResult",
     "Arms",
     "Artifacts",
@@ -73,6 +75,7 @@ __all__ = [
     "Formats",
     "Free",
     "GateVerdict",
+    "Generality",
     "Kind",
     "LedgerTotals",
     "ModelFacts",
@@ -92,6 +95,8 @@ __all__ = [
     "Text",
     "Training",
     "TrainingPoint",
+    "UnknownFacts",
+    "VariantPoint",
     "load_report",
     "schema_json",
 ]
@@ -121,6 +126,8 @@ class CapabilityReport(Part):
     skill_text: Text | None = None
     seed_skill_text: Text | None = None
     training: Training | None = None
+    generality: Generality | None = None
+    """Null where no arm was judged with variants and nothing was watched."""
     flips: Flips = Flips()
     ledger: LedgerTotals
     artifacts: Artifacts
