@@ -239,7 +239,7 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
     tries, watched = attempts(config.weights), watched_variants(config.weights, sizes.variant)
     asked = sizes.train * (1 + config.probe.samples) if config.weights.unknown_facts != "keep" else 0
-    again = sizes.train * config.weights.distill.samples if taught and tries > 1 else 0
+    again = sizes.variant * config.weights.distill.samples if taught and tries > 1 else 0
     return (
         Calls(what="known facts", typical=asked, upper=asked),
         Calls(what="known facts under a text", typical=asked // 2, upper=asked, reads_text=True),
