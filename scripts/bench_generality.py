@@ -108,7 +108,7 @@ def world(seed: int, folder: Path, method: str) -> tuple[LoadedConfig, dict[str,
     variants = [repeated(row, rules, 2) for row in (*train, *test)]
     text = "".join(json.dumps(row) + "\n" for row in variants)
     (data / "variant.jsonl").write_text(text, encoding="utf-8")
-    overrides = [*METHODS[method], "weights.generality.augment=variants"]
+    overrides = [*METHODS[method], "weights.generality.augment=variants", "model.threads=1"]
     loaded = load_config(folder / "config.yaml", overrides)
     kept = tuple(c for c in loaded.config.capabilities if c.name == NAME)
     return dataclasses.replace(loaded, config=loaded.config.model_copy(update={"capabilities": kept})), rules
