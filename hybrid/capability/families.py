@@ -42,7 +42,7 @@ def divide(capability: Capability, *, share: float, seed: int, teach: bool) -> V
     in `search`, `confirm` or `test`. Where fewer than `LEAST_VARIANTS` would be watched, or held, all are held.
     """
     variants = capability.splits.get("variant", ())
-    taught = tuple(i for i, e in enumerate(variants) if teach and _teachable(capability, e))
+    taught = _taught(capability) if teach else ()
     rest = sorted(set(range(len(variants))) - set(taught))
     families: dict[str, list[int]] = {}
     for i in rest:
@@ -61,13 +61,15 @@ def divide(capability: Capability, *, share: float, seed: int, teach: bool) -> V
     return VariantParts(taught, tuple(sorted(watched)), tuple(i for i in rest if i not in set(watched)))
 
 
-def _teachable(capability: Capability, variant: Example) -> bool:
+def _taught(capability: Capability) -> tuple[int, ...]:
     train = {e.id for e in capability.splits.get("train", ())}
-    if variant.parent_id not in train:
-        return False
     sealed = [e for split in ("search", "confirm", "test") for e in capability.splits.get(split, ())]
-    text = _text(variant)
-    return all(e.id != variant.parent_id and _text(e) != text for e in sealed)
+    ids, texts = {e.id for e in sealed}, {_text(e) for e in sealed}
+    return tuple(
+        i
+        for i, e in enumerate(capability.splits.get("variant", ()))
+        if e.parent_id in train and e.parent_id not in ids and _text(e) not in texts
+    )
 
 
 def _text(example: Example) -> str:

@@ -21,13 +21,16 @@ AUGMENT = "weights.generality={augment: variants, watch: 0.34}"
 
 
 class Varied(World):
-    """40 variants: ten of training rows, ten of `search` rows, twenty of `test` rows. A second training is another adapter."""
+    """40 variants: ten of training rows, ten of `search` rows, twenty of `test` rows. A second training is another adapter.
+
+    Their ids are those of `search` rows, which is allowed: what is measured on either must not be taken for the other.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, truth: Truth) -> None:
         super().__init__(folder, monkeypatch, truth)
         parents = [f"{s}{i}" for s, n in (("train", 10), ("search", 10), ("test", 20)) for i in range(n)]
         rows = [
-            {"id": f"v{i}", "prompt": f"twice {p} q{i}?", "reference": f"a{i}", "parent_id": p}
+            {"id": f"search{i}", "prompt": f"twice {p} q{i}?", "reference": f"a{i}", "parent_id": p}
             for i, p in enumerate(parents)
         ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -67,6 +70,7 @@ def test_every_checkpoint_is_measured_on_variants_that_nothing_else_uses(make: C
     assert found.generality is not None
     assert [p.step for p in found.generality.watched] == [10, 20, 30]
     assert [p.mean for p in found.generality.watched] == [0.0, 0.0, 0.0]
+    assert [p.search for p in found.generality.watched] == [0.375, 1.0, 0.375]
     assert {p.n for p in found.generality.watched} == {10}
     assert found.arms.base is not None and found.arms.base.variant is not None
     assert found.arms.base.variant.n == 30, "the ten that were watched are in no other sample"
