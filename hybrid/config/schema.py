@@ -10,6 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.generality import AbstainConfig as AbstainConfig
+from hybrid.config.generality import GeneralityConfig as GeneralityConfig
+from hybrid.config.generality import TransferBound as TransferBound
+from hybrid.config.generality import UnknownFacts as UnknownFacts
 from hybrid.config.graders import ChoiceGrader as ChoiceGrader
 from hybrid.config.graders import CodeGrader as CodeGrader
 from hybrid.config.graders import ExactGrader as ExactGrader
@@ -150,6 +154,8 @@ class CapabilityConfig(Section):
     vocabulary: str | None = None
     """YAML file of candidate lines for the offline proposer; default: `skill.proposer.vocabulary`."""
     decoding: DecodingConfig = DecodingConfig()
+    abstain: AbstainConfig | None = None
+    """An answer that stands for "I do not know", which the grader then accepts; none means that it is an answer like others."""
     limit: dict[Literal["train", "search", "confirm", "test", "variant"], Annotated[int, Field(ge=1)]] = Field(
         default={}
     )
@@ -185,6 +191,8 @@ class RouterConfig(Section):
     """Least share of failures that break a rule which the document has, at its lower bound, that speaks for weights."""
     transfer: float = Field(default=0.5, ge=0, le=1)
     """Least gain on variants per gain in distribution for an adapter to ship."""
+    transfer_bound: TransferBound = "point"
+    """What must reach `transfer`: the ratio itself (`point`), or the lower end of its 95 % interval (`low`)."""
     force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = Field(default={})
     """Capability -> placement to attempt whatever the probes say; the gates still decide whether it ships."""
     counterfactual: bool = False
@@ -298,4 +306,6 @@ class Config(Section):
         order = self.weights.schedule.order
         if not isinstance(order, str) and sorted(order) != sorted(names):
             raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
+        if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
+            raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self

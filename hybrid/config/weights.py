@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
@@ -107,6 +108,10 @@ class WeightsConfig(Section):
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """`adamw_8bit` keeps the two moments in 8 bits (Dettmers et al. 2022, 2110.02861; tensors below 4096 numbers stay in 32);
     `paged_...` also lets them move to the host's memory, on CUDA only. Both need bitsandbytes."""
+    generality: GeneralityConfig = GeneralityConfig()
+    unknown_facts: UnknownFacts = "keep"
+    """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
+    trained on like others, left out, or taught to be answered with the capability's `abstain` answer."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
@@ -143,12 +148,22 @@ class WeightsConfig(Section):
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
             )
+        if self.schedule.tasks == "shared" and (self.unknown_facts != "keep" or self.generality.augment != "none"):
+            raise ValueError(
+                "schedule.tasks: shared trains every row as it is; leave unknown_facts and generality.augment at their "
+                "defaults or train separate adapters"
+            )
         return self
 
     @property
     def phase(self) -> int:
         """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
         return self.grpo.iterations if self.method == "grpo" else 1
+
+    def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
+        if self.unknown_facts == "relabel" and self.method == "distill":
+            raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
+        return self
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
