@@ -23,7 +23,7 @@ from hybrid.config.schema import (
 from hybrid.evidence.stats import Delta
 from hybrid.evidence.strata import stratified
 from hybrid.weights.base import Task
-from hybrid.weights.schedule import Order
+from hybrid.weights.schedule import Order, staged_decay
 from hybrid.weights.task_order import (
     asymmetric,
     backward_transfer,
@@ -64,6 +64,10 @@ def test_mixed_training_sees_every_task_as_often() -> None:
 def test_stages_with_steps_of_their_own() -> None:
     order = Order(((0, 1, 2, 3, 4, 5, 6, 7), (8,)), steps=4, per_step=2, seed=0, lengths=(2, 2))
     assert [set(order.rows(step)) <= {8} for step in range(4)] == [False, False, True, True]
+
+
+def test_the_learning_rate_falls_within_each_stage() -> None:
+    assert [staged_decay((2, 4), step) for step in range(7)] == [1.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 @given(steps=st.integers(1, 60), wanted=st.integers(1, 60))
