@@ -25,6 +25,8 @@ IGNORED = -100
 class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer under hybrid's order, checkpoints and guards."""
 
+    lr_scheduler: Any
+
     def __init__(self, session: Session, rows: Sequence[GoldRow]) -> None:
         job = session.job
         self.session = session
