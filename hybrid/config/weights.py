@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.rewards import RewardConfig
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
 
@@ -19,25 +20,6 @@ class LoraConfig(Section):
     rslora: bool = True
     """Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank."""
     target_modules: str | tuple[str, ...] = "all-linear"
-
-
-class RewardConfig(Section):
-    """What training rewards. `brier_weight` must not exceed `accuracy_weight`: above it, answering wrong on purpose pays."""
-
-    accuracy_weight: float = Field(default=1.0, gt=0)
-    brier_weight: float = Field(default=0.0, ge=0)
-    """Weight of 1 - (q - a)^2, q the confidence that the completion states, a in {0, 1} its correctness."""
-    confidence_pattern: str = r"~(?P<confidence>\d)\s*$"
-    """Regex with a group `confidence` in the completion; a tenth per unit when `confidence_scale` is 10."""
-    confidence_scale: float = Field(default=10.0, gt=0)
-
-    @model_validator(mode="after")
-    def _proper(self) -> RewardConfig:
-        if self.brier_weight > self.accuracy_weight:
-            raise ValueError(
-                "brier_weight must not exceed accuracy_weight: above it, a surely wrong answer with confidence 0 pays more"
-            )
-        return self
 
 
 class GrpoConfig(Section):
@@ -54,6 +36,9 @@ class GrpoConfig(Section):
     """Weight of the KL to the base."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     scale_rewards: Literal["none", "group", "batch"] = "none"
+    engine: Literal["auto", "plain"] = "auto"
+    """`auto`: prompts are computed once per group, when sampling and in the update, wherever a trial shows that it changes
+    nothing; `plain`: TRL's own ways."""
 
 
 class SftConfig(Section):

@@ -22,7 +22,7 @@ from hybrid.config.loader import LoadedConfig, resolved_json
 from hybrid.errors import TrainingError
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
-from hybrid.pipeline import workers
+from hybrid.pipeline import judges, workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
@@ -85,7 +85,7 @@ def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: boo
 
 
 def _follow(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> Path:
-    by_name = {c.name: c for c in capabilities}
+    by_name = {c.name: c for c in judges.bind(loaded, out, capabilities, workers.rank())}
     while (order := workers.broadcast(None))["kind"] == "train":
         shared = "members" in order
         job = (
@@ -110,6 +110,7 @@ def _lead(
     backend = build_backend(config.model, config.backend, loaded.resolve, cache_folder(folder.path))
     info = backend.info()
     resumed = folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+    capabilities = judges.bind(loaded, folder.path, capabilities, 0)
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from hybrid.report import order_text
+from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit
 from hybrid.report.text import (
@@ -220,9 +221,10 @@ def _side_effects(c: CapabilityReport) -> Iterator[str]:
         rows = [(esc(k), signed(v.delta), interval(v, sign=True), str(v.n)) for k, v in sorted(c.collateral.items())]
         yield from table(("capability", "delta", "interval", "n"), rows)
     if c.calibration:
-        b = c.calibration
-        yield f"Calibration (n={b.n}): Brier {num(b.brier)}, ECE {num(b.ece)}, AUROC {num(b.auroc)}."
+        yield headline(c.calibration)
         yield ""
+        if figures := figure_rows(c.calibration):
+            yield from table(HEAD, figures)
     if c.formats:
         f = c.formats
         shares = ", ".join(f"{esc(k)} {num(v)}" for k, v in sorted(f.shares.items()))

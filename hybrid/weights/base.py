@@ -101,7 +101,8 @@ class TrainResult:
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.
+    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `warnings` say which fast
+    way of the engine was not used, and why.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]
@@ -113,6 +114,7 @@ class TrainResult:
     history: tuple[dict[str, float], ...]
     note: str
     alarms: tuple[Alarm, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class WeightTrainer(Protocol):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,28 +29,13 @@ def check_job(job: TrainJob) -> None:
 
 
 def _rewards(job: TrainJob) -> list[Problem]:
-    rewards = job.weights.rewards
-    if job.method != "grpo" or rewards.brier_weight == 0:
+    scaling = job.weights.grpo.scale_rewards
+    if job.method != "grpo" or job.weights.rewards.brier_weight == 0 or scaling == "none":
         return []
-    found = []
-    if job.weights.grpo.scale_rewards == "group":
-        message = (
-            'dividing by the group\'s deviation makes a Brier reward teach overconfidence; "group" is not possible'
-        )
-        found.append(
-            _problem("weights.grpo.scale_rewards", message, 'use "none", or set weights.rewards.brier_weight: 0')
-        )
-    try:
-        named = "confidence" in re.compile(rewards.confidence_pattern).groupindex
-    except re.error as error:
-        found.append(
-            _problem("weights.rewards.confidence_pattern", f"is no regular expression ({error})", "correct it")
-        )
-    else:
-        if not named:
-            message = "has no group called confidence"
-            found.append(_problem("weights.rewards.confidence_pattern", message, r"write (?P<confidence>\d)"))
-    return found
+    message = (
+        f"dividing by a deviation of rewards makes a Brier reward teach overconfidence; {scaling!r} is not possible"
+    )
+    return [_problem("weights.grpo.scale_rewards", message, 'use "none", or set weights.rewards.brier_weight: 0')]
 
 
 def _classifier(job: TrainJob) -> list[Problem]:

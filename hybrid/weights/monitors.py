@@ -23,7 +23,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from hybrid.config.monitors import AlarmAction, MonitorsConfig
-from hybrid.evidence.formats import FormatUse, format_use
+from hybrid.evidence.formats import FormatUse, format_use, merited_share
 from hybrid.weights.observe import PASSED, SHARE
 
 Name = Literal[
@@ -158,16 +158,20 @@ class Monitor:
         used, before = format_use(after, base), format_use(base)
         if used is None or before is None:
             return None
-        return self._one_format(before, used) or self._fewer_formats(before, used, start, now)
+        if used.excess_collapse is None or used.excess_collapse <= self._settings.format_excess:
+            return None
+        name = max(used.shares, key=lambda name: used.shares[name])
+        if used.shares[name] <= merited_share(name, base):
+            return None  # on its way to the optimum, which is as far away in nats on this side as on the other
+        return self._one_format(name, before, used) or self._fewer_formats(before, used, start, now)
 
-    def _one_format(self, before: FormatUse, used: FormatUse) -> _Finding | None:
+    def _one_format(self, name: str, before: FormatUse, used: FormatUse) -> _Finding | None:
         """One format rose to (nearly) everything, beyond what its accuracy at the start earns it.
 
         That it rose counts too: where the base is hardly ever right, merit is unknown and excess alone says little.
         """
-        most, excess = self._settings.format_share, used.excess_collapse
-        name, share = max(used.shares.items(), key=lambda item: item[1])
-        if most is None or share < most or excess is None or excess <= self._settings.format_excess:
+        most, excess, share = self._settings.format_share, used.excess_collapse, used.shares[name]
+        if most is None or share < most:
             return None
         if self._errors(share, before.shares.get(name, 0.0), self._settings.window) <= _SURE:
             return None

@@ -89,6 +89,19 @@ def test_a_collapse_that_accuracy_explains_is_no_alarm():
     ]
 
 
+@pytest.mark.parametrize("share", [0.96, 1.0])
+def test_on_the_way_to_the_only_right_format_or_there_is_no_alarm_though_pass_at_k_wobbles(share):
+    """With many rows the optimum is 0.999 square, from which 0.96 is as many nats away as a collapse would be."""
+
+    def three(square, pass_at_k):
+        shares = {"square": square, "angle": (1 - square) / 2, "bare": (1 - square) / 2}
+        passed = {f"format_passed/{name}": 0.9 * square * (name == "square") for name in shares}
+        return {f"format/{name}": value for name, value in shares.items()} | passed | {"pass_at_k": pass_at_k}
+
+    found = watch(steps(three(1 / 3, 0.9), three(share, 0.6)), groups=80, pass_at_k=None)
+    assert found == ()
+
+
 def test_formats_halved_while_pass_at_k_falls_is_collapse_at_any_share():
     def mix(share, pass_at_k):
         rest = (1 - share) / 3
