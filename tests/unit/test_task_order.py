@@ -141,6 +141,9 @@ def test_a_shared_example_has_an_id_and_a_grader_of_its_own() -> None:
     assert [grader.grade(text, examples[0]).passed for text in ("a0", "a1")] == [True, False]
     with pytest.raises(KeyError):
         grader.grade("a0", words.splits["train"][0])
+    assert not grader.may_fail
+    judge = type("Judge", (), {"may_fail": True, "fingerprint": lambda self: "judge"})()
+    assert put_together([(words, ""), (capability("essays", train=1, grader=judge), "")])[2].may_fail
     swapped = put_together([(capability("words", train=2, grader=numbers.grader), ""), (numbers, "")])[2]
     assert swapped.fingerprint() != grader.fingerprint()
 
