@@ -21,6 +21,8 @@ from hybrid.config.graders import NormalizedGrader as NormalizedGrader
 from hybrid.config.graders import NumericGrader as NumericGrader
 from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
+from hybrid.config.memory import MemoryConfig as MemoryConfig
+from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
@@ -34,6 +36,7 @@ from hybrid.config.text import ProposerConfig as ProposerConfig
 from hybrid.config.text import ReplayProposerConfig as ReplayProposerConfig
 from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
+from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
@@ -53,6 +56,9 @@ class ModelConfig(Section):
     """Precision of the base weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA when it works and names what it took; `cuda` without CUDA is an error."""
+    quantization: QuantizationConfig | None = None
+    """Store the linear layers in 4 or 8 bits (needs bitsandbytes); none keeps them at `dtype`. Another base: answers, fingerprint
+    and adapters are those of the quantised model."""
     gguf_file: str | None = None
     """File name of a GGUF inside the folder; it is dequantised once and cached as safetensors."""
     revision: str | None = None
@@ -72,7 +78,9 @@ class TransformersBackendConfig(Section):
 
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=256, ge=1)
-    """Rows generated together."""
+    """Rows generated together. Several processes share whole batches: a call of one batch is one process's work."""
+    share_timeout_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds that a process may take for its part of a call before the run ends with an error that names it."""
 
 
 class ScriptedBackendConfig(Section):
@@ -83,7 +91,9 @@ class ScriptedBackendConfig(Section):
     """JSON file; see `hybrid.backends.scripted`."""
 
 
-BackendConfig = Annotated[TransformersBackendConfig | ScriptedBackendConfig, Field(discriminator="type")]
+BackendConfig = Annotated[
+    TransformersBackendConfig | VllmBackendConfig | ScriptedBackendConfig, Field(discriminator="type")
+]
 
 
 class JsonlSource(Section):
@@ -267,6 +277,10 @@ class Config(Section):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"capabilities: the name {twice[0]!r} is used twice")
+        if self.backend.type == "vllm" and self.model.quantization is not None:
+            raise ValueError(
+                "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
+            )
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")

@@ -226,14 +226,15 @@ def training_completions(weights: WeightsConfig, sharing: int = 1) -> int:
     """Completions that one training generates; none for supervised fine-tuning. `sharing`: see `training_steps`."""
     grpo = weights.grpo
     each = grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
-    return each * (grpo.steps if sharing < 2 else training_steps(weights, sharing))
+    steps = grpo.steps if sharing < 2 else training_steps(weights, sharing)
+    return each * (steps // weights.phase)
 
 
 def shared_calls(config: Config, sizes: Sizes, sharing: int) -> tuple[Calls, ...]:
     """One task among `sharing` in one adapter: entropies before the ordered training, after each stage and after the mixed
     one; every checkpoint of both on `search`; for the matrix, the task after itself and after each other."""
     weights, schedule = config.weights, config.weights.schedule
-    every = checkpoint_every(weights.steps, weights.checkpoint_every)
+    every = checkpoint_every(weights.steps, weights.checkpoint_every, weights.phase)
     rows = min(schedule.entropy_rows, sizes.train) * config.probe.samples
     checkpoints = 2 * sharing * (weights.steps // every) * sizes.search
     pairs = sharing * sizes.search if pair_steps(weights, sharing) else 0

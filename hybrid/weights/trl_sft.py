@@ -13,7 +13,8 @@ from trl import SFTConfig, SFTTrainer
 
 from hybrid.backends.loading import fold_lm_head
 from hybrid.weights.driver import Session
-from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows
+from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows, split
+from hybrid.weights.preflight import foresee
 from hybrid.weights.results import read_log
 from hybrid.weights.schedule import Order, staged_decay
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
@@ -80,6 +81,7 @@ def fit(session: Session) -> None:
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     check_lengths(job, [len(row.ids) for row in rows], limit)
     fold_lm_head(loaded.model)
+    session = foresee(session, [split(row) for row in rows])
     with quiet():
         start(HybridSft(session, rows), session)
 
