@@ -273,6 +273,17 @@ def search_score(config: Config) -> Callable[[Measurement], float]:
     return joint
 
 
+def search_values(config: Config) -> Callable[[Measurement], list[float]]:
+    """`search_score` example by example, for paired comparisons; NaN where an answer was not judged."""
+    reader = Reader.of(config.weights.rewards) if config.gate.ship.calibration is not None else None
+    if reader is None:
+        return lambda measured: measured.values
+    return lambda measured: [
+        (value + 1.0 - brier_loss(pair)) / 2.0
+        for value, pair in zip(measured.values, told(measured, reader), strict=True)
+    ]
+
+
 def summary(result: TrainResult, chosen: tuple[int, Adapter, Measurement] | None, start: Measurement) -> str:
     """One line for the display."""
     if chosen is None:
