@@ -21,6 +21,8 @@ from hybrid.config.text import ProposerConfig as ProposerConfig
 from hybrid.config.text import ReplayProposerConfig as ReplayProposerConfig
 from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
+from hybrid.config.tree import CriticsConfig as CriticsConfig
+from hybrid.config.tree import TreeConfig as TreeConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig

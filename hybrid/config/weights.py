@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.section import Section
+from hybrid.config.tree import TreeConfig
 
 
 class LoraConfig(Section):
@@ -110,15 +111,16 @@ class ScheduleConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill"] = "grpo"
-    """`distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
+    """`tree` searches completions (see its section). `distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
+    tree: TreeConfig = TreeConfig()
     warm_start: WarmStartConfig | None = None
-    """For `grpo`: begin with supervised steps; none begins at the base."""
+    """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
     checkpoint_every: int = Field(default=25, ge=1)
@@ -128,9 +130,14 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
-        if self.warm_start is not None and self.method != "grpo":
+        if self.warm_start is not None and not self.reinforces:
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
         return self
+
+    @property
+    def reinforces(self) -> bool:
+        """Whether every step generates completions and learns from their rewards."""
+        return reinforces(self.method, self.tree)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -140,4 +147,9 @@ class WeightsConfig(Section):
     @property
     def steps(self) -> int:
         """Optimiser steps of one training, without a warm start's."""
-        return self.grpo.steps if self.method == "grpo" else self.supervised.steps
+        return self.grpo.steps if self.reinforces else self.supervised.steps
+
+
+def reinforces(method: str, tree: TreeConfig) -> bool:
+    """Whether a training by `method` generates completions in every step and learns from their rewards."""
+    return method == "grpo" or (method == "tree" and tree.use == "advantages")

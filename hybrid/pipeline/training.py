@@ -80,7 +80,7 @@ def train_adapter(
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
-    if job.method == "grpo" and job.steps < 2 * window:
+    if job.reinforces and job.steps < 2 * window:
         session.warn(
             f"{capability.name}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"

@@ -24,14 +24,22 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 def check_job(job: TrainJob) -> None:
     """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
-    problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job), *_teacher(job)]
+    problems = [
+        *_rewards(job),
+        *_classifier(job),
+        *_precision(job),
+        *_targets(job),
+        *_rows(job),
+        *_teacher(job),
+        *_tree(job),
+    ]
     if problems:
         raise ConfigError(problems)
 
 
 def _rewards(job: TrainJob) -> list[Problem]:
     rewards = job.weights.rewards
-    if job.method != "grpo" or rewards.brier_weight == 0:
+    if not job.reinforces or rewards.brier_weight == 0:
         return []
     found = []
     if job.weights.grpo.scale_rewards == "group":
@@ -55,7 +63,7 @@ def _rewards(job: TrainJob) -> list[Problem]:
 
 
 def _classifier(job: TrainJob) -> list[Problem]:
-    if job.method != "grpo":
+    if not job.reinforces:
         return []
     try:
         build_classifier(job.weights.monitors)
@@ -101,6 +109,23 @@ def _teacher(job: TrainJob) -> list[Problem]:
     return []
 
 
+def _tree(job: TrainJob) -> list[Problem]:
+    if job.method != "tree":
+        return []
+    found = []
+    tree, grpo, (_, count) = job.weights.tree, job.weights.grpo, processes()
+    needed = min(tree.first, grpo.generations) * job.max_new_tokens
+    if tree.budget_tokens is not None and tree.budget_tokens < needed:
+        message = (
+            f"{tree.budget_tokens} tokens may not hold the first {tree.first} completions ({needed} tokens at most)"
+        )
+        found.append(_problem("weights.tree.budget_tokens", message, "raise it, or lower weights.tree.first"))
+    if tree.use == "advantages" and grpo.prompts_per_step % count:
+        message = f"{grpo.prompts_per_step} trees cannot be grown whole on {count} processes"
+        found.append(_problem("weights.grpo.prompts_per_step", message, f"make it a multiple of {count}"))
+    return found
+
+
 def _problem(key: str, message: str, fix: str) -> Problem:
     return Problem("config", 0, key, message, fix)
 
@@ -110,8 +135,9 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
 
     Left out on purpose: `job.out`, the model's folder (its fingerprint counts, once it is loaded), device and threads.
     """
-    weights = job.weights.model_dump(mode="json", include={"lora", "checkpoint_every", "rows_per_device", job.method})
-    if job.method == "grpo":
+    sections = {job.method} if job.method != "tree" else {"tree", "grpo", *(() if job.reinforces else ("sft",))}
+    weights = job.weights.model_dump(mode="json", include={"lora", "checkpoint_every", "rows_per_device", *sections})
+    if job.reinforces:
         weights["rewards"] = job.weights.rewards.model_dump(mode="json")
         monitors = job.weights.monitors
         weights["monitors"] = monitors.model_dump(mode="json", exclude={"formats", "classifier"})

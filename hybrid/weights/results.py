@@ -72,12 +72,12 @@ def read_log(checkpoint: Path) -> list[dict[str, Any]]:
 
 def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool:
     """Whether this job ends here because there is nothing to learn from."""
-    return job.method == "grpo" and no_signal(history, min(job.weights.checkpoint_every, job.steps))
+    return job.reinforces and no_signal(history, min(job.weights.checkpoint_every, job.steps))
 
 
 def monitor_of(job: TrainJob) -> Monitor | None:
     """A fresh monitor of a job; None for a method that is not watched."""
-    if job.method != "grpo":
+    if not job.reinforces:
         return None
     return Monitor(job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step)
 
@@ -147,7 +147,7 @@ def finish(
     history = [metrics_of(line) for line in log]
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
-    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
+    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step), *critic_notes(job, history)]
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if warm is not None:
@@ -169,7 +169,7 @@ def finish(
         checkpoints=tuple(candidates),
         steps=last.step,
         seconds=round(sum(line.get("seconds", 0.0) for line in history) + (warm.seconds if warm else 0.0), 3),
-        completions=len(history) * job.rows_per_step if job.method == "grpo" else 0,
+        completions=_completions(job, history),
         **_tokens(job, log, warm.tokens_in if warm else 0),
         history=tuple(history),
         note="; ".join(notes),
@@ -191,6 +191,26 @@ def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]
     return notes
 
 
+def critic_notes(job: TrainJob, history: Sequence[Mapping[str, float]]) -> list[str]:
+    """Which critics of a tree search were used, and which were not and why, by name."""
+    notes = []
+    for name in job.weights.tree.critics.use if job.method == "tree" else ():
+        lines = [line for line in history if f"critic/{name}/used" in line]
+        used = sum(line[f"critic/{name}/used"] for line in lines)
+        judged = [line for line in lines if f"critic/{name}/ece" in line]
+        if not judged:
+            notes.append(f"{name} critic not used: too few held-out states to calibrate it, or all of them alike")
+            continue
+        error, brier, constant = (judged[-1][f"critic/{name}/{key}"] for key in ("ece", "brier", "constant_brier"))
+        at = f"held-out ECE {error:.3f}, Brier {brier:.3f} against {constant:.3f} of a constant at the last fit"
+        notes.append(
+            f"{name} critic used in {used:.0f} of {len(lines)} searches ({at})"
+            if used
+            else f"{name} critic not used: {at}"
+        )
+    return notes
+
+
 def _no_signal_note(steps: int, job: TrainJob) -> str:
     count = steps * job.weights.grpo.prompts_per_step
     return (
@@ -199,10 +219,20 @@ def _no_signal_note(steps: int, job: TrainJob) -> str:
     )
 
 
+def _completions(job: TrainJob, history: Sequence[Mapping[str, float]]) -> int:
+    if job.method == "tree":
+        return int(sum(line.get("tree/leaves", 0.0) for line in history))
+    return len(history) * job.rows_per_step if job.reinforces else 0
+
+
 def _tokens(job: TrainJob, log: Sequence[Mapping[str, Any]], before: int) -> dict[str, int]:
+    """Tokens read and generated. Leaves of a tree share what they begin with: the search counts what it sampled and read."""
     total = int(log[-1].get("num_tokens", 0)) if log else 0
+    if job.method == "tree":
+        read, made = (sum(int(line.get(f"{FIGURE}tree/{key}", 0)) for line in log) for key in ("read", "tokens"))
+        return {"tokens_in": before + read + (0 if job.reinforces else total), "tokens_out": made}
     lengths = [float(line.get("completions/mean_length", 0.0)) for line in log]
-    out = sum(round(length * job.rows_per_step) for length in lengths) if job.method == "grpo" else 0
+    out = sum(round(length * job.rows_per_step) for length in lengths) if job.reinforces else 0
     return {"tokens_in": before + total - out, "tokens_out": out}
 
 
