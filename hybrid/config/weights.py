@@ -112,7 +112,8 @@ class WeightsConfig(Section):
     """The weight substrate."""
 
     method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
-    """`tree` searches completions (see its section). `distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
+    arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()

@@ -83,8 +83,8 @@ class TrainResult:
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, those of `hybrid.weights.tree` (tree/..., critic/...) where
-    completions were searched (a search before training stands in the entry of step 1), and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.
+    completions were searched (a search before training stands in the entry of step 1), and `alarm/NAME` at the step of an
+    alarm. `alarms` are those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]

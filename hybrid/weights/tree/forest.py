@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,18 @@ class Root:
     ids: tuple[int, ...]
 
 
+class SampleLog(Protocol):
+    """Samples that an earlier attempt made, a wave at a time: the key of a sample is its seed."""
+
+    def get(self, seeds: Sequence[int]) -> list[list[int]] | None:
+        """The tokens of every sample of a wave; None when it is not known."""
+        ...
+
+    def add(self, seeds: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Keep a wave durably."""
+        ...
+
+
 @dataclass(frozen=True)
 class Lesson:
     """Rows for one critic: features (n, width), targets in [0, 1] and the training rows that they come from."""
@@ -55,12 +67,20 @@ class Lesson:
 
 
 class Forest:
-    """Grows trees with a policy; `rows` is the most rows of one forward pass."""
+    """Grows trees with a policy; `rows` is the most rows of one forward pass, `samples` what is known of earlier ones."""
 
-    def __init__(self, job: TrainJob, loaded: LoadedModel, critics: Critics, grade: Grade, rows: int) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        loaded: LoadedModel,
+        critics: Critics,
+        grade: Grade,
+        rows: int,
+        samples: SampleLog | None = None,
+    ) -> None:
         self._job, self._tokenizer, self._critics, self._grade = job, loaded.tokenizer, critics, grade
         self._stops = tuple(loaded.stop_ids)
-        self._rows = rows
+        self._rows, self._samples = rows, samples
         self._cut = option_cut(job, loaded.tokenizer)
 
     def grow(self, policy: Any, roots: Sequence[Root], stream: str, first: int = 0) -> list[Tree]:
@@ -74,7 +94,12 @@ class Forest:
             while wanted := [(place, branch) for place, tree in enumerate(trees) for branch in tree.want()]:
                 prefixes = [(*roots[place].ids, *branch.prefix) for place, branch in wanted]
                 seeds = [self._seed(stream, first + place, branch.draw) for place, branch in wanted]
-                found = self._sample(policy, prefixes, [branch.room for _, branch in wanted], seeds)
+                rooms = [branch.room for _, branch in wanted]
+                found = self._samples.get(seeds) if self._samples else None
+                if found is None:
+                    found = self._sample(policy, prefixes, rooms, seeds)
+                    if self._samples:
+                        self._samples.add(seeds, found)
                 self._add(policy, roots, trees, wanted, found)
         return trees
 
@@ -121,6 +146,10 @@ class Forest:
             estimates = self._critics.score("outcome", self._features(policy, roots, ends, trees))
             for (place, leaf), score in zip(added, estimates, strict=True):
                 trees[place].leaves[leaf].score = score
+
+    def finished(self, tokens: Sequence[int]) -> bool:
+        """Whether a completion ended by itself: one that was cut would teach where to stop, wrongly."""
+        return tokens[-1] in self._stops
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a completion, by the rule by which the backend makes the text that is measured."""
