@@ -136,6 +136,12 @@ class WeightsConfig(Section):
         return self
 
     @property
+    def title(self) -> str:
+        """The method in words, for a report."""
+        uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
+        return uses[self.tree.use] if self.method == "tree" else self.method
+
+    @property
     def reinforces(self) -> bool:
         """Whether every step generates completions and learns from their rewards."""
         return reinforces(self.method, self.tree)

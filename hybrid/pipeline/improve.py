@@ -35,6 +35,7 @@ from hybrid.skill.task import SkillTask
 from hybrid.store.atomic import write_text
 from hybrid.store.faults import faultpoint
 from hybrid.weights.base import Method, TrainResult
+from hybrid.weights.tree.figures import search_notes
 
 
 @dataclass
@@ -207,6 +208,9 @@ class Improver:
                 return
             into.trainings[arm] = result
             into.notes += [f"{arm}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
+            into.notes += [
+                f"{arm}: {note}" for note in search_notes(self.session.loaded.config.weights, result.history)
+            ]
             chosen = select_checkpoint(self.session, self.capability, arm, result, skill, start)
             note["summary"] = summary(result, chosen, start)
         if chosen is None:

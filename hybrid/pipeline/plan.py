@@ -108,7 +108,7 @@ def _capability(
     }
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
     steps = _times(work.trainings, cost.training_steps(config.weights))
-    made = _times(work.trainings, cost.training_completions(config.weights))
+    made = _times(work.trainings, cost.training_completions(config.weights, sizes.train))
     return CapabilityPlan(
         name=capability.name,
         splits={split: len(capability.splits.get(split, ())) for split in SPLITS},

@@ -212,17 +212,20 @@ def training_steps(weights: WeightsConfig) -> int:
     return weights.steps + (weights.warm_start.steps if weights.warm_start is not None else 0)
 
 
-def training_completions(weights: WeightsConfig) -> int:
-    """Completions that one training generates; none for supervised fine-tuning."""
+def training_completions(weights: WeightsConfig, train: int = 0) -> int:
+    """Completions that one training generates, on `train` rows; none for supervised fine-tuning. Leaves of a tree count one
+    by one, although they share what they begin with."""
     grpo = weights.grpo
-    return grpo.steps * grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+    if weights.method == "tree" and not weights.reinforces:
+        return train * grpo.generations
+    return grpo.steps * grpo.prompts_per_step * grpo.generations if weights.reinforces else 0
 
 
 def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     """One training: its own completions, every checkpoint and the start on `search`, the ordering of rows."""
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
-    selection, made = checkpoints * sizes.search, training_completions(config.weights)
+    selection, made = checkpoints * sizes.search, training_completions(config.weights, sizes.train)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
     return (
         Calls(what="ordering of rows", typical=ordering, upper=ordering),

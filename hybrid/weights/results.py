@@ -26,6 +26,7 @@ from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
 from hybrid.weights.jobs import base_label, job_identity
 from hybrid.weights.monitors import Alarm, Monitor, marks, taken_back_from
+from hybrid.weights.tree.figures import search_notes
 
 RESULT = "RESULT.json"
 _KEYS = {
@@ -147,7 +148,7 @@ def finish(
     history = [metrics_of(line) for line in log]
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
-    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step), *critic_notes(job, history)]
+    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step), *_search_notes(job, history)]
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if warm is not None:
@@ -191,24 +192,8 @@ def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]
     return notes
 
 
-def critic_notes(job: TrainJob, history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Which critics of a tree search were used, and which were not and why, by name."""
-    notes = []
-    for name in job.weights.tree.critics.use if job.method == "tree" else ():
-        lines = [line for line in history if f"critic/{name}/used" in line]
-        used = sum(line[f"critic/{name}/used"] for line in lines)
-        judged = [line for line in lines if f"critic/{name}/ece" in line]
-        if not judged:
-            notes.append(f"{name} critic not used: too few held-out states to calibrate it, or all of them alike")
-            continue
-        error, brier, constant = (judged[-1][f"critic/{name}/{key}"] for key in ("ece", "brier", "constant_brier"))
-        at = f"held-out ECE {error:.3f}, Brier {brier:.3f} against {constant:.3f} of a constant at the last fit"
-        notes.append(
-            f"{name} critic used in {used:.0f} of {len(lines)} searches ({at})"
-            if used
-            else f"{name} critic not used: {at}"
-        )
-    return notes
+def _search_notes(job: TrainJob, history: Sequence[Mapping[str, float]]) -> list[str]:
+    return search_notes(job.weights, history) if job.method == "tree" else []
 
 
 def _no_signal_note(steps: int, job: TrainJob) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hybrid.config.schema import WeightsConfig
 from hybrid.weights.tree.search import Tree
 
 
@@ -31,3 +32,26 @@ def figures(trees: Sequence[Mapping[str, float]], prompt_tokens: int) -> dict[st
     found = {f"tree/{key}": sums[key] / len(trees) for key in ("nodes", "merged", "depth", "root_value")}
     found |= {f"tree/{key}": sums[key] for key in ("leaves", "tokens")}
     return found | {"tree/read": sums["read"] + prompt_tokens}
+
+
+def search_notes(weights: WeightsConfig, history: Sequence[Mapping[str, float]]) -> list[str]:
+    """What a tree search's history says in words: how many prompts were taught, which critics were used, and why not others."""
+    if weights.method != "tree":
+        return []
+    notes = [
+        f"{line['tree/taught']:.0f} of {line['tree/searched']:.0f} prompts had a right leaf and were taught"
+        for line in history[:1]
+        if "tree/taught" in line
+    ]
+    for name in weights.tree.critics.use:
+        lines = [line for line in history if f"critic/{name}/used" in line]
+        judged = [line for line in lines if f"critic/{name}/ece" in line]
+        if not judged:
+            notes.append(f"{name} critic not used: too few held-out states to calibrate it, or all of them alike")
+            continue
+        used = sum(line[f"critic/{name}/used"] for line in lines)
+        error, brier, constant = (judged[-1][f"critic/{name}/{key}"] for key in ("ece", "brier", "constant_brier"))
+        at = f"held-out ECE {error:.3f}, Brier {brier:.3f} against {constant:.3f} of a constant at the last fit"
+        how = f"used in {used:.0f} of {len(lines)} searches ({at})" if used else f"not used: {at}"
+        notes.append(f"{name} critic {how}")
+    return notes
