@@ -1,6 +1,6 @@
 """Tree search against GRPO and best-leaf SFT at equal generated tokens, on chains of operations of which one is unknown.
 
-    python scripts/bench_tree.py --seeds 0-7        # what docs/tree-search.md holds; one core
+    python scripts/bench_tree.py --seeds 0-5        # what docs/tree-search.md holds; one core
 
 A row asks for three operations one after the other, `q cdfa @next $oak @rev`, and is answered with a line of working,
 `degb:begd:dgeb`; only the last text is checked. The mark in the middle means one operation in each world, which nothing says:
@@ -49,10 +49,10 @@ GRPO = {"prompts_per_step": 8, "generations": 8, "learning_rate": 5e-4}
 TREE = {"delimiter": ":", "option_tokens": 8}
 ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"method": "grpo"},
+    "grpo, twice the rate": {"method": "grpo", "grpo": {"learning_rate": 1e-3}},
     "tree, both / sqrt": {"method": "tree", "tree": {"credit": "both", "weighting": "sqrt"}},
     "tree, global / reach": {"method": "tree", "tree": {"credit": "global", "weighting": "reach"}},
-    "tree, no critics": {"method": "tree", "tree": {"credit": "both", "weighting": "sqrt", "critics": {"use": []}}},
-    "best leaf": {"method": "tree", "tree": {"use": "best_leaf"}},
+    "best leaf": {"method": "tree", "tree": {"use": "best_leaf", "wave": 8}, "grpo": {"prompts_per_step": 24}},
 }
 KNOWN = 120
 """Chains without a mark: what training should have left alone."""
@@ -163,7 +163,7 @@ def settings(arm: Mapping[str, Any], steps: int, budget: int) -> WeightsConfig:
     """An arm's configuration. A tree shares what its leaves begin with, so it takes more steps to the same tokens; best leaves
     are searched with `budget` tokens over all prompts."""
     tree = {**TREE, **arm.get("tree", {})}
-    grpo = {**GRPO, "steps": steps if arm["method"] == "grpo" else math.ceil(1.8 * steps)}
+    grpo = {**GRPO, "steps": steps if arm["method"] == "grpo" else math.ceil(1.4 * steps), **arm.get("grpo", {})}
     if tree.get("use") == "best_leaf":
         tree["budget_tokens"] = budget // ROWS["train"]
         grpo["generations"] = 256  # the budget ends the search
@@ -265,8 +265,8 @@ def summary(every: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-7")
-    parser.add_argument("--steps", type=int, default=30, help="of grpo; the others get its tokens")
+    parser.add_argument("--seeds", default="0-5")
+    parser.add_argument("--steps", type=int, default=20, help="of grpo; the others get its tokens")
     parser.add_argument("--out", type=Path, default=Path("runs/tree"))
     args = parser.parse_args()
     wall, processor = time.monotonic(), time.process_time()

@@ -148,7 +148,7 @@ def finish(
     history = [metrics_of(line) for line in log]
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
-    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step), *_search_notes(job, history)]
+    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step), *search_notes(job.weights, history)]
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if warm is not None:
@@ -190,10 +190,6 @@ def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]
     if end is not None:
         notes.append(f"checkpoints of step {end} and later were taken back")
     return notes
-
-
-def _search_notes(job: TrainJob, history: Sequence[Mapping[str, float]]) -> list[str]:
-    return search_notes(job.weights, history) if job.method == "tree" else []
 
 
 def _no_signal_note(steps: int, job: TrainJob) -> str:

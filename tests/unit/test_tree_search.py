@@ -17,7 +17,9 @@ def settings(**changes: object) -> TreeConfig:
     return TreeConfig.model_validate({"delimiter": None, "option_tokens": 1, **changes})
 
 
-def grow(model: Model, score: Callable[[Sequence[int]], float], leaves: int = 8, room: int = 3, **changes: object) -> Tree:
+def grow(
+    model: Model, score: Callable[[Sequence[int]], float], leaves: int = 8, room: int = 3, **changes: object
+) -> Tree:
     tree = Tree(settings(**changes), cutter(lambda _: False, 1), leaves, room)
     while branches := tree.want():
         for branch in branches:

@@ -10,7 +10,8 @@ There are no labels but the final checker's: `value` learns the mean return of s
 below a step is right (the hard estimate of Math-Shepherd and ReST-MCTS*), `outcome` the score of a completion. Prompts are
 dealt into three parts: on half of them the head is fitted (ridge logistic regression), on a quarter its logits are scaled and
 shifted (Platt 1999), on a quarter it is judged. It is usable when its expected calibration error there is small and its Brier
-score beats the best constant's; AlphaLLM's own process critic had an error of .375 and would not have been.
+score beats a constant's by more than the difference between prompts explains. AlphaLLM's own process critic had an error of
+.375 and would not have been used.
 
 Everything is numpy in float64 and a function of the rows that were added. Does not: compute hidden states, or decide what an
 estimate is used for.
@@ -33,6 +34,8 @@ _BINS = 10
 _LEAST = 20
 """Rows that each part needs before anything is fitted or judged."""
 _ROUNDS = 300
+_ERRORS = 2.5
+"""Standard errors: a two-sided 95 % of Student's t with 5 degrees of freedom is 2.6, with 20 it is 2.1."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,17 @@ class Head:
 
 @dataclass(frozen=True)
 class Quality:
-    """On held-out prompts: `ece`, `brier`, and `constant`, the Brier score of the fitted rows' mean; over `rows`."""
+    """On held-out prompts: `ece`, `brier`, and `constant`, the Brier score of the other prompts' mean; `gain_low` is the lower
+    end of an interval of constant minus brier, with prompts as the units."""
 
     ece: float
     brier: float
     constant: float
-    rows: int
+    gain_low: float
 
     def calibrated(self, most_ece: float) -> bool:
         """Whether the critic may be used."""
-        return self.ece <= most_ece and self.brier < self.constant
+        return self.ece <= most_ece and self.gain_low > 0
 
 
 def sigmoid(x: Array) -> Array:
@@ -102,8 +106,19 @@ def logistic(x: Array, y: Array, ridge: float) -> tuple[Array, float]:
     return theta[:-1], float(theta[-1])
 
 
-def fit_head(x: Array, y: Array, parts: Sequence[NDArray[np.bool_]], ridge: float) -> tuple[Head, Quality]:
+def lower_gain(gains: Array, prompts: NDArray[np.int64]) -> float:
+    """Mean of `gains` minus `_ERRORS` standard errors, where rows of one prompt go together (sums by prompt about the mean)."""
+    _, cluster = np.unique(prompts, return_inverse=True)
+    mean = float(gains.mean())
+    sums = np.bincount(cluster, weights=gains - mean)
+    count = len(sums)
+    error = float(np.sqrt((sums**2).sum() * count / max(count - 1, 1))) / len(gains)
+    return mean - _ERRORS * error
+
+
+def fit_head(x: Array, y: Array, prompts: NDArray[np.int64], ridge: float) -> tuple[Head, Quality]:
     """A head fitted, calibrated and judged on three parts of the rows."""
+    parts = split_prompts(prompts)
     fitted, tuned, judged = parts
     centre = x[fitted].mean(axis=0)
     spread = x[fitted].std(axis=0)
@@ -114,12 +129,13 @@ def fit_head(x: Array, y: Array, parts: Sequence[NDArray[np.bool_]], ridge: floa
     size = max(float(np.abs(logits).max()), 1e-8)
     slope, offset = logistic(logits[:, None] / size, y[tuned], 1e-3)
     head = Head(centre, scale, weights, bias, float(slope[0]) / size, offset)
-    scores = head.score(x[judged])
+    scores, truth = head.score(x[judged]), y[judged]
+    mine, constant = (scores - truth) ** 2, (y[~judged].mean() - truth) ** 2
     quality = Quality(
-        ece=calibration_error(scores, y[judged]),
-        brier=float(((scores - y[judged]) ** 2).mean()),
-        constant=float(((y[fitted].mean() - y[judged]) ** 2).mean()),
-        rows=int(judged.sum()),
+        calibration_error(scores, truth),
+        float(mine.mean()),
+        float(constant.mean()),
+        lower_gain(constant - mine, prompts[judged]),
     )
     return head, quality
 
@@ -172,7 +188,7 @@ class Critics:
             parts = split_prompts(prompts)
             if min(int(part.sum()) for part in parts) < _LEAST or any(np.ptp(y[part]) < 1e-9 for part in parts[:2]):
                 continue
-            self.heads[name], self.qualities[name] = fit_head(x, y, parts, self._settings.ridge)
+            self.heads[name], self.qualities[name] = fit_head(x, y, prompts, self._settings.ridge)
 
     def score(self, name: CriticName, features: Array) -> list[float]:
         """Calibrated estimates of rows (n, d)."""
@@ -198,7 +214,15 @@ class Critics:
             found |= {f"{name}.x": x.astype(np.float32), f"{name}.y": y, f"{name}.prompts": prompts}
         for name, head in self.heads.items():
             quality = self.qualities[name]
-            numbers = [head.bias, head.slope, head.offset, quality.ece, quality.brier, quality.constant, quality.rows]
+            numbers = [
+                head.bias,
+                head.slope,
+                head.offset,
+                quality.ece,
+                quality.brier,
+                quality.constant,
+                quality.gain_low,
+            ]
             found |= {f"{name}.centre": head.centre, f"{name}.scale": head.scale, f"{name}.weights": head.weights}
             found[f"{name}.numbers"] = np.array(numbers, dtype=np.float64)
         return found
@@ -213,4 +237,4 @@ class Critics:
                 numbers = tensors[f"{name}.numbers"].astype(np.float64).tolist()
                 arrays = [tensors[f"{name}.{part}"].astype(np.float64) for part in ("centre", "scale", "weights")]
                 self.heads[name] = Head(arrays[0], arrays[1], arrays[2], *numbers[:3])
-                self.qualities[name] = Quality(numbers[3], numbers[4], numbers[5], int(numbers[6]))
+                self.qualities[name] = Quality(*numbers[3:7])

@@ -35,9 +35,8 @@ def figures(trees: Sequence[Mapping[str, float]], prompt_tokens: int) -> dict[st
 
 
 def search_notes(weights: WeightsConfig, history: Sequence[Mapping[str, float]]) -> list[str]:
-    """What a tree search's history says in words: how many prompts were taught, which critics were used, and why not others."""
-    if weights.method != "tree":
-        return []
+    """What a history says of a tree search, in words: how many prompts were taught, which critics were used, and why not others.
+    Nothing where nothing was searched."""
     notes = [
         f"{line['tree/taught']:.0f} of {line['tree/searched']:.0f} prompts had a right leaf and were taught"
         for line in history[:1]
@@ -45,6 +44,8 @@ def search_notes(weights: WeightsConfig, history: Sequence[Mapping[str, float]])
     ]
     for name in weights.tree.critics.use:
         lines = [line for line in history if f"critic/{name}/used" in line]
+        if not lines:
+            continue
         judged = [line for line in lines if f"critic/{name}/ece" in line]
         if not judged:
             notes.append(f"{name} critic not used: too few held-out states to calibrate it, or all of them alike")
