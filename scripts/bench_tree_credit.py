@@ -3,9 +3,9 @@
     python scripts/bench_tree_credit.py        # what docs/tree-search.md holds; a few minutes on one core
 
 A completion is six tokens out of four; it is right when the token at one place is the right one. The policy has four logits per
-place. Trees and advantages are the product's own (`hybrid.weights.tree`); the update is plain gradient ascent. Each arm's rate is set
-so that its expected first step moves the right token's logit as far as that of `grpo` does: what differs is what noise there
-is per token. Counted are sampled tokens until the right token has probability 0.9, and how far the policy has by then
+place. Trees and advantages are the product's own (`hybrid.weights.tree`); the update is plain gradient ascent. Each arm's rate is
+set so that its expected first step moves the right token's logit as far as that of `grpo` does: what differs is the noise
+per token. Counted are sampled tokens until the right token has probability 0.9, and how far the policy has by then
 drifted at the places that do not matter (KL to the start, nats per place): what a training does for nothing.
 Intervals are 95 % over seeds.
 
@@ -47,6 +47,12 @@ def by(config: TreeConfig) -> Credit:
     return lambda tree, returns: token_advantages(tree, returns, config)
 
 
+def by_completion(tree: Tree, returns: list[float]) -> list[list[float]]:
+    """GRPO: one advantage for a whole completion, its return against the others' mean."""
+    mean, n = sum(returns) / len(returns), len(returns)
+    return [[(r - mean) * n / (n - 1)] * len(leaf.tokens) for r, leaf in zip(returns, tree.leaves, strict=True)]
+
+
 def best_leaf(tree: Tree, returns: list[float]) -> list[list[float]]:
     """The first right leaf is taught, nothing else: one step of fine-tuning on it."""
     chosen = returns.index(1.0) if 1.0 in returns else -1
@@ -54,7 +60,7 @@ def best_leaf(tree: Tree, returns: list[float]) -> list[list[float]]:
 
 
 ARMS: dict[str, tuple[TreeConfig, Credit]] = {
-    "grpo": (settings(first=LEAVES), by(settings(credit="global"))),
+    "grpo": (settings(first=LEAVES), by_completion),
     "tree, global / reach": (settings(), by(settings(credit="global", weighting="reach"))),
     "tree, local / reach": (settings(), by(settings(credit="local", weighting="reach"))),
     "tree, both / reach": (settings(), by(settings(credit="both", weighting="reach"))),
