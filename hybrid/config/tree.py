@@ -19,7 +19,7 @@ class CriticsConfig(Section):
     """`value`: the return expected from here. `process`: whether anything right is still reachable after a step.
     `outcome`: whether a finished completion is right."""
     fit_every: int = Field(default=5, ge=1)
-    """Steps between two fits."""
+    """Steps between two fits; for `best_leaf` batches of `prompts_per_step` prompts."""
     rows: int = Field(default=2048, ge=64)
     """Newest nodes (for `outcome`: leaves) that a fit reads."""
     ridge: float = Field(default=1e-2, gt=0)

@@ -48,7 +48,7 @@ def test_noise_is_not_used_although_it_is_calibrated():
     assert critics.usable == ()
     quality = critics.qualities["value"]
     assert quality.ece < 0.1 and quality.gain_low <= 0
-    assert critics.figures()["critic/value/used"] == 0.0
+    assert critics.figures(critics.usable)["critic/value/used"] == 0.0
 
 
 def test_a_critic_that_is_far_off_on_held_out_prompts_is_not_used():
@@ -90,7 +90,7 @@ def test_what_cannot_be_judged_has_no_head(targets):
 
 def test_a_critic_that_is_not_asked_for_learns_nothing():
     critics = fitted(2.0, use=("process",))
-    assert critics.heads == {} and list(critics.figures()) == ["critic/process/used"]
+    assert critics.heads == {} and list(critics.figures(())) == ["critic/process/used"]
 
 
 def test_only_the_newest_rows_are_kept():
@@ -111,7 +111,7 @@ def test_a_restored_critic_is_the_same_critic():
         one.add("value", x, right, prompts)
         one.fit()
     assert again.score("value", x) == critics.score("value", x)
-    assert again.figures() == critics.figures()
+    assert again.figures(()) == critics.figures(())
 
 
 def test_logistic_finds_fractions_and_the_ridge_pulls_to_zero():
@@ -130,9 +130,11 @@ def test_the_notes_name_each_critic_and_why_it_was_not_used():
         "critic/process/constant_brier": 0.2, "critic/outcome/used": 0.0,
     }  # fmt: skip
     value, process, outcome = search_notes(weights, [line, line])
-    assert value.startswith("value critic used in 2 of 2 searches (held-out ECE 0.040")
+    assert value.startswith("value critic used in 100% of the search (held-out ECE 0.040")
     assert process.startswith("process critic not used: held-out ECE 0.310")
     assert outcome.startswith("outcome critic not used: too few")
+    judged = line | {"critic/outcome/ece": 0.02, "critic/outcome/brier": 0.1, "critic/outcome/constant_brier": 0.2}
+    assert search_notes(weights, [judged])[2].startswith("outcome critic not asked: the checker scores leaves")
     assert search_notes(WeightsConfig(), [{"step": 1.0, "loss": 0.5}]) == []
     taught = search_notes(weights, [line | {"tree/taught": 3.0, "tree/searched": 8.0}])
     assert taught[0] == "3 of 8 prompts had a right leaf and were taught"

@@ -195,11 +195,11 @@ class Critics:
         found: list[float] = self.heads[name].score(features.astype(np.float32).astype(np.float64)).tolist()
         return found
 
-    def figures(self) -> dict[str, float]:
-        """For the log: per critic in use whether it was used, and where it could be judged its error and Brier score."""
+    def figures(self, consulted: Sequence[CriticName]) -> dict[str, float]:
+        """For the log: per critic whether the search consulted it, and where it could be judged its error and Brier score."""
         found: dict[str, float] = {}
         for name in self._settings.use:
-            found[f"critic/{name}/used"] = float(name in self.usable)
+            found[f"critic/{name}/used"] = float(name in consulted)
             if name in self.qualities:
                 quality = self.qualities[name]
                 found[f"critic/{name}/ece"] = quality.ece

@@ -50,9 +50,11 @@ def search_notes(weights: WeightsConfig, history: Sequence[Mapping[str, float]])
         if not judged:
             notes.append(f"{name} critic not used: too few held-out states to calibrate it, or all of them alike")
             continue
-        used = sum(line[f"critic/{name}/used"] for line in lines)
+        used = sum(line[f"critic/{name}/used"] for line in lines) / len(lines)
         error, brier, constant = (judged[-1][f"critic/{name}/{key}"] for key in ("ece", "brier", "constant_brier"))
         at = f"held-out ECE {error:.3f}, Brier {brier:.3f} against {constant:.3f} of a constant at the last fit"
-        how = f"used in {used:.0f} of {len(lines)} searches ({at})" if used else f"not used: {at}"
+        how = f"used in {used:.0%} of the search ({at})" if used else f"not used: {at}"
+        if name == "outcome" and weights.tree.outcome == "checker":
+            how = f"not asked: the checker scores leaves ({at})"
         notes.append(f"{name} critic {how}")
     return notes

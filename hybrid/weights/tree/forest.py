@@ -131,7 +131,7 @@ class Forest:
         found: Sequence[Sequence[int]],
     ) -> None:
         """Put samples into their trees, score their leaves, and estimate the states that are new."""
-        by_critic = self._job.weights.tree.outcome == "critic" and "outcome" in self._critics.usable
+        by_critic = "outcome" in self.consulted
         before = [len(tree.nodes) for tree in trees]
         added = [(place, trees[place].take(branch, ids)) for (place, branch), ids in zip(wanted, found, strict=True)]
         if not by_critic:
@@ -159,8 +159,14 @@ class Forest:
         )
         return found
 
+    @property
+    def consulted(self) -> tuple[CriticName, ...]:
+        """The critics that a search would ask now: the calibrated ones, and `outcome` only in the checker's place."""
+        by_critic = self._job.weights.tree.outcome == "critic"
+        return tuple(name for name in self._critics.usable if name != "outcome" or by_critic)
+
     def _estimating(self) -> bool:
-        return any(name != "outcome" for name in self._critics.usable)
+        return any(name != "outcome" for name in self.consulted)
 
     def _estimate(
         self, policy: Any, roots: Sequence[Root], states: Sequence[tuple[int, int]], trees: Sequence[Tree]

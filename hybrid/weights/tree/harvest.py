@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,11 @@ def _search(session: Session, prompts: Sequence[PromptRow]) -> Harvest:
     order = sorted({row for stage in job.stages for row in stage})
     best: dict[int, tuple[int, ...]] = {}
     grown: list[dict[str, float]] = []
+    asked: Counter[str] = Counter()
     read = 0
     for number, begin in enumerate(range(0, len(order), per_chunk), start=1):
         roots = [Root(row, prompts[row].ids) for row in order[begin : begin + per_chunk]]
+        asked.update(forest.consulted)
         trees = forest.grow(model, roots, stream=f"search {number}", first=0)
         forest.judge(roots, trees)
         for root, tree in zip(roots, trees, strict=True):
@@ -134,7 +137,11 @@ def _search(session: Session, prompts: Sequence[PromptRow]) -> Harvest:
             if number % settings.critics.fit_every == 0:
                 critics.fit()
     taught = {"tree/taught": float(len(best)), "tree/searched": float(len(order))}
-    return Harvest(best, figures(grown, read) | critics.figures() | taught, time.perf_counter() - begun)
+    shares = {
+        f"critic/{name}/used": asked[name] / len(range(0, len(order), per_chunk)) for name in settings.critics.use
+    }
+    logged = figures(grown, read) | critics.figures(forest.consulted) | shares | taught
+    return Harvest(best, logged, time.perf_counter() - begun)
 
 
 def best_leaf(tree: Tree, right: Sequence[bool]) -> int | None:

@@ -104,7 +104,7 @@ class HybridTree(HybridGrpo):
         self._step_rows = [int(row["row"]) for row in inputs]
         output = super()._generate_and_score_completions(inputs)
         output["advantages"] = self._advantages(output["completion_ids"])
-        for name, value in (self._critics.figures() | self._figures_of_trees()).items():
+        for name, value in (self._critics.figures(self._forest.consulted) | self._figures_of_trees()).items():
             self._metrics["train"][FIGURE + name].append(value)
         self._learn()
         return output
