@@ -51,7 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "grpo": {"method": "grpo"},
     "grpo, twice the rate": {"method": "grpo", "grpo": {"learning_rate": 1e-3}},
     "tree, both / sqrt": {"method": "tree", "tree": {"credit": "both", "weighting": "sqrt"}},
-    "tree, global / reach": {"method": "tree", "tree": {"credit": "global", "weighting": "reach"}},
+    "tree, both / reach": {"method": "tree", "tree": {"credit": "both", "weighting": "reach"}},
     "best leaf": {"method": "tree", "tree": {"use": "best_leaf", "wave": 8}, "grpo": {"prompts_per_step": 24}},
 }
 KNOWN = 120

@@ -61,7 +61,7 @@ class TreeConfig(Section):
     calibrated; rewards and best leaves are always the checker's."""
     credit: Literal["both", "global", "local"] = "both"
     """`global` is V(node) - V(root), `local` V(node) - V(parent), `both` their sum (TreeRL)."""
-    weighting: Literal["sqrt", "reach"] = "sqrt"
+    weighting: Literal["sqrt", "reach"] = "reach"
     """`sqrt` divides by the root of the number of leaves through a node (TreeRL). `reach` weighs a node by how often sampling
     from the prompt would reach it, which estimates the policy gradient without bias from where the tree branched."""
     critics: CriticsConfig = CriticsConfig()

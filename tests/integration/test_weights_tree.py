@@ -276,7 +276,7 @@ def test_everything_that_the_search_depends_on_is_in_the_identity(folder, tmp_pa
     changes = [
         {"use": "best_leaf"}, {"delimiter": "="}, {"option_tokens": 3}, {"budget_tokens": 99}, {"first": 2},
         {"least_children": 3}, {"most_children": 5}, {"importance": 1.0}, {"explore": 2.0}, {"wave": 1}, {"merge": 0.1},
-        {"outcome": "critic"}, {"credit": "global"}, {"weighting": "reach"}, {"critics": {"ridge": 1.0}},
+        {"outcome": "critic"}, {"credit": "global"}, {"weighting": "sqrt"}, {"critics": {"ridge": 1.0}},
     ]  # fmt: skip
     identities = [job_identity(job), *(job_identity(tree_job(folder, tmp_path, change)) for change in changes)]
     assert len({str(sorted(identity.items(), key=str)) for identity in identities}) == len(changes) + 1

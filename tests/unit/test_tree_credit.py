@@ -57,7 +57,9 @@ def test_weights_divide_the_difference_and_not_the_values():
     rows = token_advantages(tree, returns, settings(credit="local", weighting="sqrt"))
     credit = node_credit(tree, returns, "local")
     assert rows[2] == pytest.approx([credit[1] / math.sqrt(2), credit[7], credit[8]])
-    assert token_advantages(tree, [1.0, 1.0, 1.0], settings()) == [[0.0] * 3] * 3  # V / sqrt(n) would differ here
+    assert (
+        token_advantages(tree, [1.0, 1.0, 1.0], settings(weighting="sqrt")) == [[0.0] * 3] * 3
+    )  # V / sqrt(n) would differ here
 
 
 def test_reach_makes_a_node_weigh_what_sampling_would_give_it():
