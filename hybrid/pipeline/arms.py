@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Capability
-from hybrid.evidence.gate import ship_gate
+from hybrid.evidence.joint_gate import joint_gate
+from hybrid.evidence.stated import Reader, told
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline.attribution import Without, Worth, worth
 from hybrid.pipeline.session import Session
@@ -71,13 +72,15 @@ def judge(
         shipping.variants["base"] = measure(base, capability, "variant", variant, stage="ship")
     policy = session.loaded.config.gate.ship
     slices = named_slices(capability, policy.slice_by)
+    reader = Reader.of(session.loaded.config.weights.rewards)
     for name in ARMS:
         if name in candidates:
             shipping.measured[name] = measure(candidates[name], capability, "confirm", confirm, stage="ship")
             if variant:
                 shipping.variants[name] = measure(candidates[name], capability, "variant", variant, stage="ship")
-            shipping.verdicts[name] = ship_gate(
-                shipping.base.values, shipping.measured[name].values, policy, slices=slices
+            arm = shipping.measured[name]
+            shipping.verdicts[name] = joint_gate(
+                shipping.base.values, arm.values, told(shipping.base, reader), told(arm, reader), policy, slices=slices
             )
     if "skill" in shipping.verdicts and shipping.verdicts["skill"].decision == "accept":
         whole = shipping.measured["skill"].values
@@ -88,9 +91,12 @@ def judge(
 
 
 def transfer(shipping: Shipping, name: ArmName) -> Transfer:
-    """tau = gain on variants / gain on `confirm`; None where there are too few variants or nothing was gained."""
+    """tau = gain on variants / gain on `confirm`; None where there are too few variants or nothing was gained.
+
+    An arm that ships for its calibration claims no gain in score, so there is none to carry over.
+    """
     varied, base = shipping.variants.get(name), shipping.variants.get("base")
-    gain = shipping.verdicts[name].delta
+    gain = shipping.verdicts[name].delta if shipping.verdicts[name].basis == "score" else 0.0
     if varied is None or base is None or len(varied.values) < LEAST_VARIANTS or gain <= 0:
         return Transfer(None, None, 0)
     variant_gain = varied.mean - base.mean

@@ -1,6 +1,7 @@
 """Tree search as a training method, on the tiny model: what is trained, which way, what is counted, and resuming."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from weights_tiny import Letters, hashes, interrupted, load, make_job, save_tiny, train, without_seconds
 
 from hybrid.backends.adapters import check_adapter
+from hybrid.capability.graders.base import Unjudged
 from hybrid.capability.types import Score
 from hybrid.config.schema import RewardConfig
 from hybrid.errors import ConfigError, RunFolderError, TrainingError
@@ -213,6 +215,33 @@ def test_the_search_asks_the_checker_once_for_a_completion(folder, tmp_path):
     job = tree_job(folder, tmp_path, grpo={"steps": 1}, grader=grader)
     result = train(job)
     assert len(grader.seen) <= result.completions
+
+
+def test_what_a_judge_gave_no_verdict_on_is_asked_once_teaches_nothing_and_is_never_a_best_leaf(
+    folder, tmp_path, monkeypatch
+):
+    class Judge(Letters):
+        may_fail = True
+
+        def grade(self, completion, example):
+            score = super().grade(completion, example)
+            if completion[:1] < "d":
+                raise Unjudged("no verdict")
+            return Score(score.value, True)
+
+    batch = trained_once(
+        tree_job(folder, tmp_path / "a", {"credit": "global"}, grpo={"steps": 1}, grader=Judge()), monkeypatch
+    )
+    tree = batch[0]["trees"][0]
+    mute = [k for k, leaf in enumerate(tree.leaves) if not leaf.judged]
+    assert mute and len(mute) < len(tree.leaves)
+    judge = Judge()
+    job = tree_job(folder, tmp_path / "b", {"use": "best_leaf"}, grader=judge)
+    train(job)
+    assert len(judge.seen) <= 48  # eight trees of six leaves: nothing is asked twice
+    record = json.loads((job.out / "search" / "LEAVES.json").read_text())
+    tokenizer = load(job).tokenizer
+    assert record["best"] and all(tokenizer.decode(tokens)[0] >= "d" for _, tokens in record["best"])
 
 
 def test_a_calibrated_outcome_critic_scores_leaves_and_the_checker_still_pays(folder, tmp_path, monkeypatch):

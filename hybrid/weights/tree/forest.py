@@ -30,10 +30,10 @@ from hybrid.config.tree import CriticName
 from hybrid.errors import TrainingError
 from hybrid.weights.base import TrainJob
 from hybrid.weights.tree.critics import Array, Critics
-from hybrid.weights.tree.search import Branch, Cut, Tree, cutter
+from hybrid.weights.tree.search import Branch, Cut, Leaf, Tree, cutter
 
-Grade = Callable[[int, str], Score]
-"""(training row, completion) -> its score."""
+Grade = Callable[[int, str], Score | None]
+"""(training row, completion) -> its score; None where the grader gave no verdict."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Forest:
         """Give every leaf the checker's score, whoever scored it in the search."""
         for root, tree in zip(roots, trees, strict=True):
             for leaf in tree.leaves:
-                leaf.score = self._grade(root.row, self.text(leaf.tokens)).value
+                self._check(root, tree, leaf)
 
     def lessons(self, policy: Any, roots: Sequence[Root], trees: Sequence[Tree]) -> list[Lesson]:
         """What judged trees say of their states, as rows for the critics."""
@@ -136,8 +136,7 @@ class Forest:
         added = [(place, trees[place].take(branch, ids)) for (place, branch), ids in zip(wanted, found, strict=True)]
         if not by_critic:
             for place, leaf in added:
-                text = self.text(trees[place].leaves[leaf].tokens)
-                trees[place].leaves[leaf].score = self._grade(roots[place].row, text).value
+                self._check(roots[place], trees[place], trees[place].leaves[leaf])
         new = [(p, number) for p, tree in enumerate(trees) for number in range(before[p], len(tree.nodes))]
         if self._estimating():
             self._estimate(policy, roots, new, trees)
@@ -146,6 +145,17 @@ class Forest:
             estimates = self._critics.score("outcome", self._features(policy, roots, ends, trees))
             for (place, leaf), score in zip(added, estimates, strict=True):
                 trees[place].leaves[leaf].score = score
+
+    def _check(self, root: Root, tree: Tree, leaf: Leaf) -> None:
+        """The checker's score; where there is no verdict the mean of those that there are, which moves nothing."""
+        leaf.judged = True
+        found = self._grade(root.row, self.text(leaf.tokens))
+        if found is not None:
+            leaf.score = found.value
+            return
+        leaf.judged = False
+        known = [other.score for other in tree.leaves if other is not leaf and other.judged]
+        leaf.score = sum(known) / len(known) if known else 0.5
 
     def finished(self, tokens: Sequence[int]) -> bool:
         """Whether a completion ended by itself: one that was cut would teach where to stop, wrongly."""
@@ -292,11 +302,12 @@ def _process_rows(roots: Sequence[Root], trees: Sequence[Tree], features: Featur
 
 
 def _outcome_rows(roots: Sequence[Root], trees: Sequence[Tree], features: Features) -> tuple[CriticName, Rows]:
-    """Every completion with its score."""
+    """Every completion that was judged, with its score."""
     return "outcome", [
         (features[place, leaf.path[-1]], leaf.score, roots[place].row)
         for place, tree in enumerate(trees)
         for leaf in tree.leaves
+        if leaf.judged
     ]
 
 

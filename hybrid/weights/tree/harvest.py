@@ -34,6 +34,7 @@ from hybrid.weights.jobs import job_identity, processes
 from hybrid.weights.tree.critics import Critics
 from hybrid.weights.tree.figures import facts, figures
 from hybrid.weights.tree.forest import Forest, Root
+from hybrid.weights.tree.grading import Remembered
 from hybrid.weights.tree.search import Tree
 
 FOLDER, SAMPLES, LEAVES = "search", "samples.jsonl", "LEAVES.json"
@@ -109,8 +110,10 @@ def _search(session: Session, prompts: Sequence[PromptRow]) -> Harvest:
     critics = Critics(settings.critics)
     samples = Samples(job.out / FOLDER / SAMPLES, job_identity(job))
 
-    def grade(row: int, text: str) -> Score:
-        return job.grader.grade(text, job.examples[row])
+    grader = Remembered(job.grader)
+
+    def grade(row: int, text: str) -> Score | None:
+        return grader.verdict(text, job.examples[row])
 
     forest = Forest(job, session.loaded, critics, grade, session.plan.per_device * session.plan.accumulation, samples)
     order = sorted({row for stage in job.stages for row in stage})
@@ -125,7 +128,8 @@ def _search(session: Session, prompts: Sequence[PromptRow]) -> Harvest:
         forest.judge(roots, trees)
         for root, tree in zip(roots, trees, strict=True):
             texts = [forest.text(leaf.tokens) if forest.finished(leaf.tokens) else None for leaf in tree.leaves]
-            right = [text is not None and grade(root.row, text).passed for text in texts]
+            verdicts = [grade(root.row, text) if text is not None else None for text in texts]
+            right = [verdict is not None and verdict.passed for verdict in verdicts]
             chosen = best_leaf(tree, right)
             if chosen is not None:
                 best[root.row] = tree.leaves[chosen].tokens

@@ -75,13 +75,14 @@ class Node:
 class Leaf:
     """A completion. `path` holds its nodes without the root and `ends` where their options end in `tokens`.
 
-    `score` in [0, 1] guides the search; it is set after `take`.
+    `score` in [0, 1] guides the search; it is set after `take`. `judged` is whether it is a verdict of the checker.
     """
 
     tokens: tuple[int, ...]
     path: tuple[int, ...]
     ends: tuple[int, ...]
     score: float = 0.0
+    judged: bool = False
 
 
 class Tree:

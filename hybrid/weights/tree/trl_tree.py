@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from safetensors.numpy import load_file, save_file
 
 from hybrid.backends.loading import fold_lm_head
-from hybrid.capability.types import Example, Grader, Score
+from hybrid.capability.types import Score
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
 from hybrid.weights.results import FIGURE
@@ -26,34 +26,12 @@ from hybrid.weights.tree.credit import row_advantages
 from hybrid.weights.tree.critics import Critics
 from hybrid.weights.tree.figures import facts, figures
 from hybrid.weights.tree.forest import Forest, Root
+from hybrid.weights.tree.grading import Remembered
 from hybrid.weights.tree.search import Tree
 from hybrid.weights.trl_common import quiet, start
 from hybrid.weights.trl_grpo import HybridGrpo
 
 CRITICS = "critics.safetensors"
-
-
-class Remembered:
-    """A grader that grades a completion once per step, though the search and the reward both ask."""
-
-    def __init__(self, grader: Grader) -> None:
-        self._grader = grader
-        self._known: dict[tuple[str, str], Score] = {}
-
-    def grade(self, completion: str, example: Example) -> Score:
-        """The score, from memory where it is known."""
-        key = (example.id, completion)
-        if key not in self._known:
-            self._known[key] = self._grader.grade(completion, example)
-        return self._known[key]
-
-    def fingerprint(self) -> str:
-        """That of the grader."""
-        return self._grader.fingerprint()
-
-    def forget(self) -> None:
-        """Begin a step."""
-        self._known.clear()
 
 
 class HybridTree(HybridGrpo):
@@ -71,8 +49,8 @@ class HybridTree(HybridGrpo):
         if session.resume is not None:
             self._critics.restore(load_file(session.resume.path / CRITICS))
 
-    def _grade(self, row: int, text: str) -> Score:
-        return self._grader.grade(text, self.session.job.examples[row])
+    def _grade(self, row: int, text: str) -> Score | None:
+        return self._grader.verdict(text, self.session.job.examples[row])
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
@@ -84,10 +62,13 @@ class HybridTree(HybridGrpo):
         ]
         place = self.accelerator.process_index * len(self._roots)
         policy = self.accelerator.unwrap_model(self.model_wrapped)
+        self._recall()
         self._trees = self._forest.grow(policy, self._roots, str(self.state.global_step), place)
         self._rows = [[k % len(tree.leaves) for k in range(num_generations)] for tree in self._trees]
         pairs = zip(self._trees, self._rows, strict=True)
-        return [list(tree.leaves[k].tokens) for tree, rows in pairs for k in rows], None
+        found = [list(tree.leaves[k].tokens) for tree, rows in pairs for k in rows]
+        self._check_packing(prompt_ids, found)
+        return found, None
 
     def _calculate_rewards(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """Rewards as ever; those of this process are the returns of its leaves."""
