@@ -40,6 +40,8 @@ from hybrid.config.text import ProposerConfig as ProposerConfig
 from hybrid.config.text import ReplayProposerConfig as ReplayProposerConfig
 from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
+from hybrid.config.tree import CriticsConfig as CriticsConfig
+from hybrid.config.tree import TreeConfig as TreeConfig
 from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
@@ -298,7 +300,7 @@ class Config(Section):
                 "set weights.rewards.confidence_pattern"
             )
         scaling = self.weights.grpo.scale_rewards
-        if self.weights.method == "grpo" and self.weights.rewards.brier_weight > 0 and scaling != "none":
+        if self.weights.reinforces and self.weights.rewards.brier_weight > 0 and scaling != "none":
             raise ValueError(
                 f"weights.grpo.scale_rewards: {scaling!r} divides by a deviation of rewards, which makes a Brier reward teach "
                 'overconfidence (Bereket and Leskovec 2025, arXiv 2508.11800); use "none", or leave out rewards.brier_weight'

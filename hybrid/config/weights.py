@@ -13,6 +13,7 @@ from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.tree import TreeConfig
 
 
 class LoraConfig(Section):
@@ -94,15 +95,17 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill"] = "grpo"
-    """`distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
+    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
+    arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
+    tree: TreeConfig = TreeConfig()
     warm_start: WarmStartConfig | None = None
-    """For `grpo`: begin with supervised steps; none begins at the base."""
+    """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
@@ -120,7 +123,7 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
-        if self.warm_start is not None and self.method != "grpo":
+        if self.warm_start is not None and not self.reinforces:
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
         return self
 
@@ -138,6 +141,12 @@ class WeightsConfig(Section):
                     f"write {' or '.join(map(str, legal))}: a run that resumes there ends with other weights otherwise"
                 )
                 raise KeyRuleError(path, message, fix, legal[0])
+        return self
+
+    @model_validator(mode="after")
+    def _trees_are_grown_for_every_step(self) -> WeightsConfig:
+        if self.method == "tree" and self.grpo.iterations > 1:
+            raise ValueError("grpo.iterations: method tree searches anew for every step; leave it at 1")
         return self
 
     @model_validator(mode="after")
@@ -166,6 +175,17 @@ class WeightsConfig(Section):
         return self
 
     @property
+    def title(self) -> str:
+        """The method in words, for a report."""
+        uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
+        return uses[self.tree.use] if self.method == "tree" else self.method
+
+    @property
+    def reinforces(self) -> bool:
+        """Whether every step generates completions and learns from their rewards."""
+        return reinforces(self.method, self.tree)
+
+    @property
     def supervised(self) -> SftConfig | DistillConfig:
         """Steps, batch and learning rate of the supervised method: those of `distill` for it, else those of `sft`."""
         return self.distill if self.method == "distill" else self.sft
@@ -173,4 +193,9 @@ class WeightsConfig(Section):
     @property
     def steps(self) -> int:
         """Optimiser steps of one training, without a warm start's."""
-        return self.grpo.steps if self.method == "grpo" else self.supervised.steps
+        return self.grpo.steps if self.reinforces else self.supervised.steps
+
+
+def reinforces(method: str, tree: TreeConfig) -> bool:
+    """Whether a training by `method` generates completions in every step and learns from their rewards."""
+    return method == "grpo" or (method == "tree" and tree.use == "advantages")

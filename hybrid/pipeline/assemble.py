@@ -326,7 +326,7 @@ def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training
     result = trainings[name]
     history = tuple(r.TrainingPoint.model_validate({**row, "step": int(row["step"])}) for row in result.history)
     return r.Training(
-        method=f"{session.loaded.config.weights.method} ({name})",
+        method=f"{session.loaded.config.weights.title} ({name})",
         steps=result.steps,
         history=history,
         selected_step=outcome.improved.selected_steps.get(name),

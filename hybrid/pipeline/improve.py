@@ -41,6 +41,7 @@ from hybrid.skill.task import SkillTask
 from hybrid.store.atomic import write_text
 from hybrid.store.faults import faultpoint
 from hybrid.weights.base import Method, TrainResult
+from hybrid.weights.tree.figures import search_notes
 
 
 @dataclass
@@ -248,6 +249,7 @@ class Improver:
             for warning in result.warnings:
                 session.warn(f"{capability.name}: {name}: {warning}")
             into.notes += [f"{name}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
+            into.notes += [f"{name}: {note}" for note in search_notes(session.loaded.config.weights, result.history)]
             chosen = select_checkpoint(session, capability, name, result, skill, start)
             into.watched[arm] = watch(session, capability, skill, result, self.search("") if skill else start)
             note["summary"] = summary(result, chosen, start)

@@ -114,7 +114,7 @@ def _capability(
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
     most = work.trainings.model_copy(update={"upper": work.trainings.upper * cost.attempts(config.weights)})
     steps = _product(most, together, lambda n: cost.training_steps(config.weights, n))
-    made = _product(most, together, lambda n: cost.training_completions(config.weights, n))
+    made = _product(most, together, lambda n: cost.training_completions(config.weights, n, sizes.train))
     return CapabilityPlan(
         name=capability.name,
         splits={split: len(capability.splits.get(split, ())) for split in SPLITS},

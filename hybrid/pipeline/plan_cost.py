@@ -223,10 +223,13 @@ def pair_steps(weights: WeightsConfig, sharing: int) -> int:
     return (weights.schedule.pair_steps or weights.steps) if measured else 0
 
 
-def training_completions(weights: WeightsConfig, sharing: int = 1) -> int:
-    """Completions that one training generates; none for supervised fine-tuning. `sharing`: see `training_steps`."""
+def training_completions(weights: WeightsConfig, sharing: int = 1, train: int = 0) -> int:
+    """Completions that one training generates, on `train` rows; none for supervised fine-tuning. `sharing`: see
+    `training_steps`. Leaves of a tree count one by one, although they share what they begin with."""
     grpo = weights.grpo
-    each = grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+    if weights.method == "tree" and not weights.reinforces:
+        return train * grpo.generations
+    each = grpo.prompts_per_step * grpo.generations if weights.reinforces else 0
     steps = grpo.steps if sharing < 2 else training_steps(weights, sharing)
     return each * (steps // weights.phase)
 
@@ -265,7 +268,7 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     of rows, and which of them are known. A second attempt counts in the upper bounds alone."""
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
-    selection, made = checkpoints * sizes.search, training_completions(config.weights)
+    selection, made = checkpoints * sizes.search, training_completions(config.weights, train=sizes.train)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
     tries, watched = attempts(config.weights), watched_variants(config.weights, sizes.variant)
     asked = sizes.train * (1 + config.probe.samples) if config.weights.unknown_facts != "keep" else 0

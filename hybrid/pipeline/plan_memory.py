@@ -120,7 +120,7 @@ def _unknown(why: str) -> MemoryPlan:
 
 def _rows_per_step(config: Config) -> int:
     weights = config.weights
-    if weights.method != "grpo":
+    if not weights.reinforces:
         return weights.supervised.batch
     rows = weights.grpo.prompts_per_step * weights.grpo.generations
     return max(rows, weights.warm_start.batch) if weights.warm_start is not None else rows

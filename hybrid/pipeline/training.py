@@ -128,7 +128,7 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
-    if job.method == "grpo" and job.steps < 2 * window:
+    if job.reinforces and job.steps < 2 * window:
         session.warn(
             f"{owner}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"
@@ -147,7 +147,7 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
     )
     for remark in result.remarks:
         session.warn(f"{owner}: {arm}: training: {remark}")
-    if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
+    if job.reinforces and job.weights.rewards.brier_weight > 0 and not _states(result):
         session.warn(
             f"{owner}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
             "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
