@@ -14,8 +14,8 @@ from fakes import FakeBackend
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
 from hybrid.errors import BudgetExhausted, ConfigError, TrainingError
-from hybrid.pipeline import run as run_module
-from hybrid.pipeline import shared_job
+from hybrid.pipeline import follow as follow_module
+from hybrid.pipeline import shared_job, workers
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.plan import plan
 from hybrid.pipeline.run import run
@@ -87,7 +87,7 @@ class World:
             f"weights: {{method: sft, sft: {{steps: {STEPS}}}, checkpoint_every: 2, schedule: {{}}}}\n",
             encoding="utf-8",
         )
-        monkeypatch.setattr(run_module, "build_backend", lambda *args: self.backend)
+        monkeypatch.setattr(follow_module, "build_backend", lambda *args: self.backend)
         monkeypatch.setattr(training_module, "run_job", self._train)
         monkeypatch.setattr(training_module, "read_result", lambda job: self.results.get(str(job.out)))
         monkeypatch.setattr(shared_job, "inspect_adapter", self._adapter)
@@ -396,13 +396,16 @@ def test_other_processes_train_the_same_jobs(make: Callable[[Knows], World], mon
         orders.append(json.loads(json.dumps(order)))
         return order
 
-    monkeypatch.setattr(run_module.workers, "broadcast", lead)
+    monkeypatch.setattr(workers, "broadcast", lead)
     world.report(*TRANSFER)
     led = world.trained
     joined: list[TrainJob] = []
-    monkeypatch.setattr(run_module.workers, "rank", lambda: 1)
-    monkeypatch.setattr(run_module.workers, "broadcast", lambda order: orders.pop(0))
-    monkeypatch.setattr(run_module, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
+    monkeypatch.setattr(workers, "rank", lambda: 1)
+    kinds = ["load", *(order["kind"] for order in orders)]
+    assert set(kinds) == {"load", "train", "stop"}
+    orders.insert(0, {"kind": "load"})
+    monkeypatch.setattr(workers, "broadcast", lambda order: orders.pop(0))
+    monkeypatch.setattr(follow_module, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
     run(load_config(world.folder / "config.yaml", TRANSFER), world.folder / "run", on_event=lambda kind, data: None)
     assert [job_identity(job) for job in joined] == [job_identity(job) for job in led]
     assert [job.out for job in joined] == [job.out for job in led]
