@@ -14,7 +14,13 @@ from hybrid.backends import device, doctor
 from hybrid.backends.build import build_backend
 from hybrid.backends.device import choose_device, physical_cores, pick_device
 from hybrid.backends.doctor import PYTHON_WINDOW, WINDOWS, Finding, examine
-from hybrid.config.schema import ModelConfig, ScriptedBackendConfig, TransformersBackendConfig
+from hybrid.config.schema import (
+    ModelConfig,
+    ScriptedBackendConfig,
+    TransformersBackendConfig,
+    VllmBackendConfig,
+    WeightsConfig,
+)
 from hybrid.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +40,9 @@ class Loaded:
 
 def configured(root: Path, backend: object = None, **model: object) -> Loaded:
     settings = {"path": "tiny", "device": "cpu", "threads": 1, **model}
-    config = SimpleNamespace(model=ModelConfig(**settings), backend=backend or TransformersBackendConfig())
+    config = SimpleNamespace(
+        model=ModelConfig(**settings), backend=backend or TransformersBackendConfig(), weights=WeightsConfig()
+    )
     return Loaded(config, root)
 
 
@@ -69,6 +77,20 @@ def test_versions_are_compared_as_numbers(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(doctor, "version", versions.__getitem__)
     found = {f.name: f.status for f in examine(None)}
     assert [found[n] for n in WINDOWS] == ["warn", "ok", "ok", "warn", "ok", "ok", "ok"]
+
+
+def test_a_package_that_only_a_setting_needs_is_asked_for_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise doctor.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", absent)
+    plain = configured(tmp_path)
+    assert list(doctor._extras(plain)) == []  # type: ignore[arg-type]
+    packed = configured(tmp_path, quantization={"type": "nf4"})
+    (found,) = doctor._extras(packed)  # type: ignore[arg-type]
+    assert (found.name, found.status) == ("bitsandbytes", "fail") and "bitsandbytes>=0.50" in found.fix
+    (found,) = doctor._extras(configured(tmp_path, VllmBackendConfig(type="vllm")))  # type: ignore[arg-type]
+    assert (found.name, found.status) == ("vllm", "fail") and "vllm>=0.22" in found.fix
 
 
 def test_a_missing_package_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
