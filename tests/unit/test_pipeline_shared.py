@@ -15,10 +15,10 @@ from fakes import FakeBackend, candidate, capability, meter
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
 from hybrid.errors import BudgetExhausted, ConfigError, TrainingError
-from hybrid.pipeline import run as run_module
-from hybrid.pipeline import shared_job
+from hybrid.pipeline import follow, shared_job
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.plan import plan
+from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.run import run
 from hybrid.pipeline.shared import Checkpoint, Training, compare
 from hybrid.pipeline.training import search_score, search_values
@@ -91,7 +91,7 @@ class World:
             f"weights: {{method: sft, sft: {{steps: {STEPS}}}, checkpoint_every: 2, schedule: {{}}}}\n",
             encoding="utf-8",
         )
-        monkeypatch.setattr(run_module, "build_backend", lambda *args: self.backend)
+        monkeypatch.setattr(follow, "build_backend", lambda *args: self.backend)
         monkeypatch.setattr(training_module, "run_job", self._train)
         monkeypatch.setattr(training_module, "read_result", lambda job: self.results.get(str(job.out)))
         monkeypatch.setattr(shared_job, "inspect_adapter", self._adapter)
@@ -401,14 +401,16 @@ def test_other_processes_train_the_same_jobs(make: Callable[[Knows], World], mon
         orders.append(json.loads(json.dumps(order)))
         return order
 
-    monkeypatch.setattr(run_module.workers, "broadcast", lead)
+    monkeypatch.setattr(follow.workers, "broadcast", lead)
     world.report(*TRANSFER)
     led = world.trained
     joined: list[TrainJob] = []
-    monkeypatch.setattr(run_module.workers, "rank", lambda: 1)
-    monkeypatch.setattr(run_module.workers, "broadcast", lambda order: orders.pop(0))
-    monkeypatch.setattr(run_module, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
-    run(load_config(world.folder / "config.yaml", TRANSFER), world.folder / "run", on_event=lambda kind, data: None)
+    monkeypatch.setattr(follow, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
+    loaded = load_config(world.folder / "config.yaml", TRANSFER)
+    names = {c.name: c for c in load_capabilities(loaded)}
+    for order in orders:
+        if order["kind"] == "train":
+            follow._train(loaded, names, world.folder / "run", order)
     assert [job_identity(job) for job in joined] == [job_identity(job) for job in led]
     assert [job.out for job in joined] == [job.out for job in led]
 
