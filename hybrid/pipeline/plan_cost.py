@@ -254,7 +254,7 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     """One training: its own completions, every checkpoint and the start on `search`, the ordering of rows."""
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
-    selection, made = checkpoints * sizes.search, training_completions(config.weights, sizes.train)
+    selection, made = checkpoints * sizes.search, training_completions(config.weights, train=sizes.train)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
     return (
         Calls(what="ordering of rows", typical=ordering, upper=ordering),
