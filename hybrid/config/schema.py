@@ -10,6 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.generality import AbstainConfig as AbstainConfig
+from hybrid.config.generality import GeneralityConfig as GeneralityConfig
+from hybrid.config.generality import TransferBound as TransferBound
+from hybrid.config.generality import UnknownFacts as UnknownFacts
 from hybrid.config.graders import ChoiceGrader as ChoiceGrader
 from hybrid.config.graders import CodeGrader as CodeGrader
 from hybrid.config.graders import ExactGrader as ExactGrader
@@ -21,6 +25,8 @@ from hybrid.config.graders import NormalizedGrader as NormalizedGrader
 from hybrid.config.graders import NumericGrader as NumericGrader
 from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
+from hybrid.config.memory import MemoryConfig as MemoryConfig
+from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
@@ -36,6 +42,7 @@ from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
 from hybrid.config.tree import CriticsConfig as CriticsConfig
 from hybrid.config.tree import TreeConfig as TreeConfig
+from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
@@ -55,6 +62,9 @@ class ModelConfig(Section):
     """Precision of the base weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA when it works and names what it took; `cuda` without CUDA is an error."""
+    quantization: QuantizationConfig | None = None
+    """Store the linear layers in 4 or 8 bits (needs bitsandbytes); none keeps them at `dtype`. Another base: answers, fingerprint
+    and adapters are those of the quantised model."""
     gguf_file: str | None = None
     """File name of a GGUF inside the folder; it is dequantised once and cached as safetensors."""
     revision: str | None = None
@@ -74,7 +84,9 @@ class TransformersBackendConfig(Section):
 
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=256, ge=1)
-    """Rows generated together."""
+    """Rows generated together. Several processes share whole batches: a call of one batch is one process's work."""
+    share_timeout_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds that a process may take for its part of a call before the run ends with an error that names it."""
 
 
 class ScriptedBackendConfig(Section):
@@ -85,7 +97,9 @@ class ScriptedBackendConfig(Section):
     """JSON file; see `hybrid.backends.scripted`."""
 
 
-BackendConfig = Annotated[TransformersBackendConfig | ScriptedBackendConfig, Field(discriminator="type")]
+BackendConfig = Annotated[
+    TransformersBackendConfig | VllmBackendConfig | ScriptedBackendConfig, Field(discriminator="type")
+]
 
 
 class JsonlSource(Section):
@@ -142,6 +156,8 @@ class CapabilityConfig(Section):
     vocabulary: str | None = None
     """YAML file of candidate lines for the offline proposer; default: `skill.proposer.vocabulary`."""
     decoding: DecodingConfig = DecodingConfig()
+    abstain: AbstainConfig | None = None
+    """An answer that stands for "I do not know", which the grader then accepts; none means that it is an answer like others."""
     limit: dict[Literal["train", "search", "confirm", "test", "variant"], Annotated[int, Field(ge=1)]] = Field(
         default={}
     )
@@ -177,6 +193,8 @@ class RouterConfig(Section):
     """Least share of failures that break a rule which the document has, at its lower bound, that speaks for weights."""
     transfer: float = Field(default=0.5, ge=0, le=1)
     """Least gain on variants per gain in distribution for an adapter to ship."""
+    transfer_bound: TransferBound = "point"
+    """What must reach `transfer`: the ratio itself (`point`), or the lower end of its 95 % interval (`low`)."""
     force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = Field(default={})
     """Capability -> placement to attempt whatever the probes say; the gates still decide whether it ships."""
     counterfactual: bool = False
@@ -269,6 +287,10 @@ class Config(Section):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"capabilities: the name {twice[0]!r} is used twice")
+        if self.backend.type == "vllm" and self.model.quantization is not None:
+            raise ValueError(
+                "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
+            )
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
@@ -286,4 +308,6 @@ class Config(Section):
         order = self.weights.schedule.order
         if not isinstance(order, str) and sorted(order) != sorted(names):
             raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
+        if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
+            raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline import assemble_generality
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
@@ -77,6 +79,7 @@ def assemble(
                 **{f"data/{c.name}": c.fingerprint() for c in session.capabilities},
                 **_shipped_skills(session),
             },
+            parent=_parent(session),
         ),
     )
 
@@ -121,6 +124,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         decision_trail=(
             *route.reasons,
             *outcome.improved.notes,
+            *assemble_generality.trail(outcome),
             *refused,
             *([unmeasured] if unmeasured else ()),
             f"placed: {placement.reason}",
@@ -146,6 +150,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         skill_text=outcome.improved.document.body if outcome.improved.document else None,
         seed_skill_text=outcome.texts.get("seed") or None,
         training=_training(session, outcome, arm),
+        generality=assemble_generality.assembled(outcome, arm),
         flips=_flips(outcome, arm),
         ledger=_totals(session, name, None),
         artifacts=r.Artifacts(
@@ -288,6 +293,7 @@ def _rejected(outcome: Outcome) -> tuple[r.Rejected, ...]:
             rows.append(
                 r.Rejected(substrate="skill", what=what, delta=v.delta, low=v.low, high=v.high, n=v.n, why=v.reason)
             )
+    rows += assemble_generality.sent_back(outcome)
     placement = outcome.placement
     for refusal in placement.refused if placement is not None else ():
         v = outcome.verdicts[refusal.arm]
@@ -324,6 +330,7 @@ def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training
         steps=result.steps,
         history=history,
         selected_step=outcome.improved.selected_steps.get(name),
+        memory=None if result.memory is None else r.TrainingMemory(**asdict(result.memory)),
     )
 
 
@@ -415,6 +422,14 @@ def _shipped_skills(session: Session) -> dict[str, str]:
         if path.is_file():
             found[f"skill/{capability.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _parent(session: Session) -> r.ParentRun | None:
+    """The run that this one was forked from, without where it lies."""
+    parent = session.parent
+    if parent is None:
+        return None
+    return r.ParentRun(run_id=parent["run_id"], identity=parent["identity"], changed=tuple(parent["changed"]))
 
 
 def _identity(path: Any) -> str:

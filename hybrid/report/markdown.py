@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from hybrid.report import order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
-from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit
+from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
+from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit, TrainingMemory
 from hybrid.report.text import (
     ABSENT,
     ARM_NAMES,
@@ -208,10 +209,35 @@ def _training(c: CapabilityReport) -> Iterator[str]:
         chosen = ABSENT if t.selected_step is None else str(t.selected_step)
         yield f"{esc(t.method)}, {t.steps} steps, checkpoint of step {chosen} selected on the search split."
         yield ""
+        yield from _memory(t.memory)
         stride = max(1, -(-len(t.history) // 12))
         rows = [(str(p.step), num(p.reward), num(p.loss), esc(free(dict(extras(p))))) for p in t.history[::stride]]
         if rows:
             yield from table(("step", "reward", "loss", "more"), rows)
+
+
+def _memory(m: TrainingMemory | None) -> Iterator[str]:
+    if m:
+        found = [ABSENT if size is None else f"{size:,} MiB" for size in (m.predicted_mib, m.measured_mib)]
+        yield f"Memory beside the base, passes of {m.rows_per_device} rows: predicted {found[0]}, measured {found[1]}."
+        yield ""
+
+
+def _generality(c: CapabilityReport) -> Iterator[str]:
+    for title, found, said in (
+        ("Transfer to variants", transfer_table(c), MEANING),
+        ("Watched variants while training", curve_table(c), WATCHED),
+    ):
+        if found:
+            yield f"### {title}"
+            yield ""
+            yield from table(found[0], [tuple(esc(cell) for cell in row) for row in found[1]])
+            yield said
+            yield ""
+    facts = facts_line(c)
+    if facts:
+        yield esc(facts, 1000)
+        yield ""
 
 
 def _side_effects(c: CapabilityReport) -> Iterator[str]:
@@ -248,7 +274,7 @@ def _flip(f: Flip) -> tuple[str, ...]:
 def _capability(c: CapabilityReport) -> Iterator[str]:
     yield f"## {esc(c.name)}"
     yield ""
-    for part in (_trail, _probes, _arms, _gates, _skill, _training, _side_effects, _flips):
+    for part in (_trail, _probes, _arms, _gates, _skill, _training, _generality, _side_effects, _flips):
         yield from part(c)
     yield f"Cost: {cost_line(c.ledger)}."
     yield ""
@@ -296,6 +322,9 @@ def _provenance(report: Report) -> Iterator[str]:
         ("base fingerprint", report.model.fingerprint),
     ]
     groups = (("version", p.versions), ("seed", {k: str(v) for k, v in p.seeds.items()}), ("hash", p.hashes))
+    if p.parent is not None:
+        facts += [("forked from", p.parent.run_id), ("parent's identity", p.parent.identity)]
+        facts += [("changed since", text) for text in p.parent.changed]
     facts += [(f"{kind}: {key}", value) for kind, group in groups for key, value in sorted(group.items())]
     yield from table(("what", "value"), [(esc(k), esc(v)) for k, v in facts])
     yield "## Warnings"

@@ -49,8 +49,10 @@ from hybrid.report.parts import (
     Substrate,
     Text,
     Training,
+    TrainingMemory,
     TrainingPoint,
 )
+from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -58,6 +60,7 @@ __all__ = [
     "ARMS",
     "MOST_FLIPS",
     "SCHEMA_VERSION",
+    "ArmGenerality",
     "ArmResult",
     "Arms",
     "Artifacts",
@@ -74,11 +77,13 @@ __all__ = [
     "Formats",
     "Free",
     "GateVerdict",
+    "Generality",
     "Kind",
     "LedgerTotals",
     "ModelFacts",
     "Number",
     "OrderPoint",
+    "ParentRun",
     "Part",
     "ProbeResult",
     "ProposerCost",
@@ -94,7 +99,10 @@ __all__ = [
     "TaskForecast",
     "Text",
     "Training",
+    "TrainingMemory",
     "TrainingPoint",
+    "UnknownFacts",
+    "VariantPoint",
     "load_report",
     "schema_json",
 ]
@@ -124,6 +132,8 @@ class CapabilityReport(Part):
     skill_text: Text | None = None
     seed_skill_text: Text | None = None
     training: Training | None = None
+    generality: Generality | None = None
+    """Null where no arm was judged with variants and nothing was watched."""
     flips: Flips = Flips()
     ledger: LedgerTotals
     artifacts: Artifacts
@@ -138,12 +148,22 @@ class RouterFacts(Part):
     baselines: dict[Text, Estimate] | None
 
 
+class ParentRun(Part):
+    """The run that this one was forked from: it began with that one's answers and checkpoints."""
+
+    run_id: Text
+    identity: Text
+    changed: tuple[Text, ...]
+    """What differs between the two runs: `field: old -> new`."""
+
+
 class Provenance(Part):
     """What is needed to reproduce the run."""
 
     versions: dict[Text, Text]
     seeds: dict[Text, int]
     hashes: dict[Text, Text]
+    parent: ParentRun | None = None
 
 
 class Report(Part):

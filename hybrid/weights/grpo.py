@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from hybrid.config.schema import SftConfig
 from hybrid.weights.base import Progress, TrainJob, TrainResult
 from hybrid.weights.driver import Fit, Session, run
-from hybrid.weights.jobs import check_job
+from hybrid.weights.fork import prepare
+from hybrid.weights.jobs import check_job, processes
 from hybrid.weights.results import read_result
 from hybrid.weights.sft import SftTrainer
 
@@ -44,11 +45,16 @@ def train_after_warm_start(
     if first is None:
         return run(job, load, on_progress, fit)
     check_job(job)
+    rank, count = processes()
+    forked = prepare(job, count, rank)
     finished = read_result(job)
     if finished is not None:
         return finished
     before, steps = first.steps, first.steps + job.steps
-    warm = SftTrainer().train(first, load, lambda step, _, metrics: on_progress(step, steps, metrics))
+    # A fork that goes on from a later step has its warm start behind it, whatever that was taught.
+    warm = read_result(first, of_any_job=True) if forked is not None and forked.step else None
+    if warm is None:
+        warm = SftTrainer().train(first, load, lambda step, _, metrics: on_progress(step, steps, metrics))
     return run(job, load, lambda step, _, metrics: on_progress(before + step, steps, metrics), fit, warm)
 
 
@@ -59,7 +65,7 @@ def warm_start(job: TrainJob) -> TrainJob | None:
         return None
     sft = SftConfig(steps=settings.steps, batch=settings.batch, learning_rate=settings.learning_rate)
     weights = job.weights.model_copy(update={"sft": sft, "warm_start": None})
-    return dataclasses.replace(job, method="sft", weights=weights, out=job.out / "warm-start")
+    return dataclasses.replace(job, method="sft", weights=weights, out=job.out / "warm-start", fork=None)
 
 
 def _fit(session: Session) -> None:
