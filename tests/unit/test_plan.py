@@ -58,8 +58,8 @@ def test_a_tree_search_is_planned_by_its_leaves():
         return WeightsConfig(method="tree", grpo=grpo, sft=SftConfig(steps=30), tree=TreeConfig(**changes))
 
     dense, best = tree(), tree(use="best_leaf")
-    assert (training_steps(dense), training_completions(dense, 20)) == (10, 240)
-    assert (training_steps(best), training_completions(best, 20)) == (30, 120)  # 20 rows, six leaves each
+    assert (training_steps(dense), training_completions(dense, train=20)) == (10, 240)
+    assert (training_steps(best), training_completions(best, train=20)) == (30, 120)  # 20 rows, six leaves each
     assert dense.title == "tree search, advantages by step" and best.title == "tree search, fine-tuning on best leaves"
     with pytest.raises(ValueError, match="supervised from its first step"):
         tree_with_warm_start = {"method": "tree", "tree": {"use": "best_leaf"}, "warm_start": {"steps": 2}}

@@ -46,7 +46,8 @@ class HybridTree(HybridGrpo):
         self._trees: list[Tree] = []
         self._roots: list[Root] = []
         self._returns: list[float] = []
-        if session.resume is not None:
+        # A checkpoint of this job has it, or does not verify; one of another method, that a fork goes on from, has none.
+        if session.resume is not None and (session.resume.path / CRITICS).exists():
             self._critics.restore(load_file(session.resume.path / CRITICS))
 
     def _grade(self, row: int, text: str) -> Score | None:
