@@ -73,8 +73,10 @@ class LoggedChat:
     Raises RunFolderError for a damaged file; a torn last line is cut off and its question asked again.
     """
 
-    def __init__(self, inner: ChatModel, path: Path, budget: ProposerBudgetConfig) -> None:
-        self._inner = inner
+    def __init__(
+        self, inner: ChatModel, path: Path, budget: ProposerBudgetConfig, section: str = "skill.proposer"
+    ) -> None:
+        self._inner, self._section = inner, section
         self._budget = budget
         self._log = RecordLog(path)
         self._lock = threading.Lock()
@@ -93,7 +95,7 @@ class LoggedChat:
             known = self._stored.get(key)
             if known is not None:
                 return known.reply
-            check(self.spent(), request, self._budget)
+            check(self.spent(), request, self._budget, self._section)
             reply = self._inner.complete(request)
             entry = StoredReply(
                 key=key, identity=identity, purpose=request.purpose, request=request, reply=reply,
@@ -164,21 +166,30 @@ def most_tokens_in(request: ChatRequest) -> int:
     return sum(len(text.encode()) // BYTES_PER_TOKEN + MESSAGE_TOKENS for text in texts)
 
 
-def check(spent: Spent, request: ChatRequest, budget: ProposerBudgetConfig) -> None:
-    """Raise BudgetExhausted unless the dearest reply to `request` still fits every limit of `budget`."""
+def check(spent: Spent, request: ChatRequest, budget: ProposerBudgetConfig, section: str = "skill.proposer") -> None:
+    """Raise BudgetExhausted unless the dearest reply to `request` still fits every limit of `budget` of `section`."""
     tokens_in = most_tokens_in(request)
     tokens, used = tokens_in + request.max_tokens, spent.tokens_in + spent.tokens_out
     dearest = price(budget, tokens_in, request.max_tokens)
     if budget.calls is not None and spent.calls >= budget.calls:
-        raise _exhausted("calls", f"{spent.calls} of {budget.calls} calls are used")
+        raise _exhausted(section, "calls", f"{spent.calls} of {budget.calls} calls are used")
     if budget.tokens is not None and used + tokens > budget.tokens:
-        raise _exhausted("tokens", f"{used} of {budget.tokens} tokens are used and the next call may take {tokens}")
+        raise _exhausted(
+            section, "tokens", f"{used} of {budget.tokens} tokens are used and the next call may take {tokens}"
+        )
     if budget.usd is not None and spent.usd + dearest > budget.usd:
-        raise _exhausted("usd", f"{spent.usd:.6g} of {budget.usd:g} are spent and the next call may cost {dearest:.6g}")
+        raise _exhausted(
+            section, "usd", f"{spent.usd:.6g} of {budget.usd:g} are spent and the next call may cost {dearest:.6g}"
+        )
 
 
-def _exhausted(limit: str, facts: str) -> BudgetExhausted:
-    return BudgetExhausted(f"skill.proposer.budget.{limit}: {facts}; raise it and give the same command to go on")
+def _exhausted(section: str, limit: str, facts: str) -> BudgetExhausted:
+    return BudgetExhausted(f"{section}.budget.{limit}: {facts}; raise it and give the same command to go on")
+
+
+def stored_replies(path: Path) -> tuple[StoredReply, ...]:
+    """Every reply of a log, in order. Raises RunFolderError for a damaged file."""
+    return tuple(_read(RecordLog(path)))
 
 
 def _read(log: RecordLog) -> Iterable[StoredReply]:

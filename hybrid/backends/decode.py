@@ -59,7 +59,7 @@ class PrefixKeys:
         return sum(t.numel() * t.element_size() for pair in self.layers.values() for t in pair)
 
 
-class _State(Protocol):
+class Attending(Protocol):
     """Who computes attention in the call in progress; `window` is the number of positions a token sees, with itself."""
 
     def attend(
@@ -75,7 +75,7 @@ class _State(Protocol):
         ...
 
 
-_active: ContextVar[_State | None] = ContextVar("hybrid_shared_prefix", default=None)
+_active: ContextVar[Attending | None] = ContextVar("hybrid_shared_prefix", default=None)
 
 
 def _attention(
@@ -106,7 +106,7 @@ AttentionInterface.register(ATTENTION, _attention)
 
 
 @contextmanager
-def _computing(model: Any, state: _State) -> Iterator[None]:
+def computing(model: Any, state: Attending) -> Iterator[None]:
     """Inside, the model's attention is that of `state`; afterwards the model is as it was."""
     found = [getattr(module, "config", None) for module in model.modules()]
     configs: dict[int, Any] = {id(config): config for config in found if hasattr(config, "_attn_implementation")}
@@ -167,12 +167,23 @@ def read_prefix(model: Any, tokens: Sequence[int]) -> PrefixKeys:
     """
     recorder = _Recorder()
     ids = torch.tensor([list(tokens)], device=model.device)
-    with _computing(model, recorder):
+    with computing(model, recorder):
         _last_logits(model, ids, torch.arange(len(tokens), device=model.device)[None])
     layers = model.config.get_text_config().num_hidden_layers
     if sorted(recorder.layers) != list(range(layers)):
         raise UnsupportedModelError(f"{len(recorder.layers)} of its {layers} layers attend")
     return PrefixKeys(len(tokens), recorder.layers)
+
+
+def extend_prefix(model: Any, prefix: PrefixKeys, suffixes: Sequence[Sequence[int]]) -> list[PrefixKeys]:
+    """`prefix` continued by each of `suffixes` (one token each at least), in one pass over all of them."""
+    rows = SharedRows([(prefix, len(suffixes))], suffixes)
+    device = model.device
+    ids = torch.tensor([[0] * (rows.width - len(s)) + list(s) for s in suffixes], device=device)
+    with computing(model, rows):
+        _last_logits(model, ids, rows.enter(rows.width, device))
+        rows.leave()
+    return [rows.whole(row) for row in range(len(rows))]
 
 
 class SharedRows:
@@ -209,6 +220,17 @@ class SharedRows:
     def leave(self) -> None:
         """End the pass: its columns are held from now on."""
         self._seen += self._positions.shape[1]
+
+    def whole(self, row: int) -> PrefixKeys:
+        """Keys and values of everything that a row has said so far, its prefix included, as a prefix of its own."""
+        prefix, first = self._prefixes[row], self._pads[row]
+        layers = {}
+        for layer, (key, value) in self._own.items():
+            before, own = prefix.layers[layer], (key[row], value[row])
+            layers[layer] = tuple(
+                torch.cat([b, o[:, first : self._seen]], dim=1) for b, o in zip(before, own, strict=True)
+            )
+        return PrefixKeys(prefix.length + self._seen - first, {k: (pair[0], pair[1]) for k, pair in layers.items()})
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows go on, in this order, which must be ascending."""
@@ -336,7 +358,7 @@ def decode(
     going = list(range(len(answers)))  # the rows of the batch, by their number in the call
     ends = frozenset(stop_ids)
     ids = torch.tensor([[0] * (rows.width - len(s)) + list(s) for s in rows.suffixes], device=device)
-    with _computing(model, rows):
+    with computing(model, rows):
         for step in range(max_new_tokens):
             logits = _last_logits(model, ids, rows.enter(ids.shape[1], device))
             rows.leave()

@@ -50,7 +50,8 @@ class EndpointChat:
     is remembered. The request, not the configuration, says the temperature and the length of a reply.
 
     Raises UsageError when the variable of the key is unset or the address cannot be used, EndpointError when there is no
-    reply. No error, identity, repr or reply holds the key. `clock` and `sleep` time the deadline and the waits.
+    reply. No error, identity, repr or reply holds the key. `clock` and `sleep` time the deadline and the waits. `section` is
+    the part of the configuration that errors speak of.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class EndpointChat:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
+        section: str = "skill.proposer",
     ) -> None:
-        self._config = config
+        self._config, self._section = config, section
         self._clock, self._sleep, self._transport = clock, sleep, transport
-        key = _key(config)
-        self._place = _Place(config, key)
+        key = _key(config, section)
+        self._place = _Place(config, key, section)
         self._redact = Redactor(self._place.secrets)
         secret = key is not None and len(key.get_secret_value()) >= LEAST_SECRET
         self._clean = Redactor([key] if key is not None and secret else []).secrets_only
@@ -118,7 +120,7 @@ class EndpointChat:
             target = plain_url(reply.headers.get("location", ""))
             raise Refused(
                 f"HTTP {reply.status}, a redirect to {target}; it is not followed, so that no key travels: "
-                "set skill.proposer.url to the final address",
+                f"set {self._section}.url to the final address",
                 reply.status,
             )
         why = f"HTTP {reply.status}: {said(reply.body, self._redact)}"
@@ -130,7 +132,7 @@ class EndpointChat:
     def _wait(self, request: ChatRequest, tries: int, failures: int, failure: Failed, started: float) -> None:
         """Sleep before the next try, or raise when there is to be none."""
         if failures > self._config.retries:
-            raise self._error(request, tries, f"{failure.why} (skill.proposer.retries: {self._config.retries})")
+            raise self._error(request, tries, f"{failure.why} ({self._section}.retries: {self._config.retries})")
         wait = failure.wait_s or backoff(request, self.identity(), failures)
         left = self._config.deadline_s - (self._clock() - started)
         if wait >= left:
@@ -142,13 +144,14 @@ class EndpointChat:
 
     @property
     def _deadline(self) -> str:
-        return f"skill.proposer.deadline_s: {self._config.deadline_s:g}"
+        return f"{self._section}.deadline_s: {self._config.deadline_s:g}"
 
     def _error(self, request: ChatRequest, tries: int, why: str) -> EndpointError:
+        said = why.replace("skill.proposer.", f"{self._section}.")
         counted = f"{tries} {'try' if tries == 1 else 'tries'}"
         return EndpointError(
             self._redact(
-                f"{self.identity()}: no reply to {request.purpose!r} after {counted}: {why}; "
+                f"{self.identity()}: no reply to {request.purpose!r} after {counted}: {said}; "
                 "see to it and give the same command to go on"
             )
         )
@@ -164,7 +167,7 @@ def backoff(request: ChatRequest, identity: str, failures: int) -> float:
 class _Place:
     """Where requests go and with which headers; the secrets among them; and the address as it may be shown."""
 
-    def __init__(self, config: EndpointProposerConfig, key: SecretStr | None) -> None:
+    def __init__(self, config: EndpointProposerConfig, key: SecretStr | None, section: str) -> None:
         try:
             parts = urlsplit(config.url)
             host, _ = parts.hostname, parts.port
@@ -172,7 +175,7 @@ class _Place:
         except ValueError:
             host = None
         if not host:
-            raise UsageError("skill.proposer.url: this is no address; write one like http://127.0.0.1:8000/v1")
+            raise UsageError(f"{section}.url: this is no address; write one like http://127.0.0.1:8000/v1")
         path = f"{parts.path.rstrip('/')}/chat/completions"
         self.target = SecretStr(parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path, fragment="").geturl())
         headers = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
@@ -188,18 +191,16 @@ class _Place:
         self.headers = {name: SecretStr(value) for name, value in headers.items()}
 
 
-def _key(config: EndpointProposerConfig) -> SecretStr | None:
+def _key(config: EndpointProposerConfig, section: str) -> SecretStr | None:
     """The key from the environment, checked to be one that a header can carry."""
     if config.key_env is None:
         return None
     value = os.environ.get(config.key_env, "").strip()
     if not value:
-        raise UsageError(
-            f"skill.proposer.key_env: the environment variable {config.key_env} is not set; set it to the key"
-        )
+        raise UsageError(f"{section}.key_env: the environment variable {config.key_env} is not set; set it to the key")
     if not (value.isascii() and value.isprintable()) or " " in value:
         raise UsageError(
-            f"skill.proposer.key_env: the environment variable {config.key_env} holds characters that no key has; "
+            f"{section}.key_env: the environment variable {config.key_env} holds characters that no key has; "
             "set it to the key alone"
         )
     return SecretStr(value)

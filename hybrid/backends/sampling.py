@@ -38,6 +38,20 @@ def uniforms(seeds: Sequence[int], step: int) -> NDArray[np.float32]:
     return top_b * np.float32(2.0**-24)
 
 
+def draw(weights_bv: Any, u_b1: Any) -> Any:
+    """Tokens (b, 1) by inverse CDF: the first whose cumulative weight, in vocabulary order, exceeds u of the total.
+
+    `weights_bv` are torch tensors >= 0 with a positive sum, which need not be 1; `u_b1` lies in [0, 1).
+    """
+    import torch
+
+    cumulative_bv = torch.cumsum(weights_bv, dim=-1)
+    chosen_b1 = torch.searchsorted(cumulative_bv, u_b1 * cumulative_bv[:, -1:], right=True)
+    # u * total can round up to the total: the last token of non-zero probability is meant then.
+    last_b1 = torch.searchsorted(cumulative_bv, cumulative_bv[:, -1:].contiguous())
+    return torch.minimum(chosen_b1, last_b1)
+
+
 class SeededChoice:
     """A logits processor for `generate(do_sample=False)` that replaces the scores by the sampled token alone.
 
@@ -66,12 +80,7 @@ class SeededChoice:
         probs_bv = torch.softmax(logits_bv, dim=-1)
         if self._top_p < 1.0:
             probs_bv = self._nucleus(probs_bv)
-        cumulative_bv = torch.cumsum(probs_bv, dim=-1)
-        chosen_b1 = torch.searchsorted(cumulative_bv, u_b1 * cumulative_bv[:, -1:], right=True)
-        # u * total can round up to the total: the last token of non-zero probability is meant then.
-        last_b1 = torch.searchsorted(cumulative_bv, cumulative_bv[:, -1:].contiguous())
-        chosen_b1 = torch.minimum(chosen_b1, last_b1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen_b1, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, draw(probs_bv, u_b1), 0.0)
 
     def _nucleus(self, probs_bv: Any) -> Any:
         """Zero outside the smallest set of most probable tokens that reaches `top_p`; the top token always stays."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hybrid.capability.graders import GraderError, build_grader, check_grader
 from hybrid.capability.graders.abstain import accepting
+from hybrid.capability.graders.judge import UnboundJudge
 from hybrid.capability.graders.text import fold, quote
 from hybrid.capability.hf import read_hf
 from hybrid.capability.rows import EXAMPLE_ROW, ProblemList, Row, read_rows, split_rows
@@ -70,8 +71,13 @@ def load_capability(
 def check_gold(capability: Capability) -> list[Problem]:
     """Score every gold completion of every split. One that does not pass with 1.0 makes its example unlearnable.
 
-    A grader that fails is reported in the same way. Never raises for bad data.
+    A grader that fails is reported in the same way; gold answers of a judge only meet its check. Never raises for bad data.
     """
+    grader = capability.grader
+    if isinstance(grader, UnboundJudge):  # nothing is paid for before a run, but its check costs nothing
+        if grader.check is None:
+            return []
+        grader = grader.check
     places = capability.places if isinstance(capability, LoadedCapability) else {}
     problems = ProblemList()
     for split in SPLITS:
@@ -80,7 +86,7 @@ def check_gold(capability: Capability) -> list[Problem]:
             where = f"{capability.name}, {split}, {quote(example.id)}:"
             key = "reference" if example.gold is None else "gold"
             try:
-                score = capability.grader.grade(example.gold_completion, example)
+                score = grader.grade(example.gold_completion, example)
             except GraderError as error:
                 problems.add(Problem(file, line, key, f"{where} the grader failed: {error}", "correct the grader"))
                 continue

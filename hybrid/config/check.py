@@ -183,7 +183,12 @@ class _Check:
                 fix = did_you_mean(name[1], known, "the capabilities of this file are")
                 self._report(path, f"{quoted(name[1])} is not a capability of this file", fix, about_key=True)
             return self._remove(path)
-        self._report(tuple(headed["key"].split(".")) if headed else (), *explain(error, spot, Config, {}))
+        if headed:
+            path = tuple(headed["key"].split("."))
+            text, _, fix = headed["rest"].partition("; ")
+            self._report(path, text, fix or "change it")
+            return self._remove(path)
+        self._report((), *explain(error, spot, Config, {}))
         return False
 
     def _rename(self, path: KeyPath, new: str | None) -> bool:

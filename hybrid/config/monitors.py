@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 from hybrid.config.section import Identifier, Section
 
 
-def _pattern_of(text: str) -> str:
+def pattern_of(text: str) -> str:
+    """`text`, which compiles; ValueError says why where it does not."""
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
@@ -25,7 +26,7 @@ class FormatPattern(Section):
     """One format of answers, told by a pattern that is searched for in the completion."""
 
     name: Identifier
-    pattern: Annotated[str, AfterValidator(_pattern_of)]
+    pattern: Annotated[str, AfterValidator(pattern_of)]
 
 
 AlarmAction = Literal["warn", "stop", "rollback"]

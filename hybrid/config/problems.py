@@ -196,12 +196,14 @@ def _too_long(error: Mapping[str, Any], spot: Spot) -> Sentences:
 
 
 def _rule(error: Mapping[str, Any], spot: Spot) -> Sentences:
-    """A rule over several keys: the schema's own sentence; the fix names the values that clash."""
+    """A rule over several keys: the schema's own sentence. The fix is what follows a semicolon in it, or
+    names the values that clash."""
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     section = error["input"] if isinstance(error["input"], dict) else {}
     mentioned = {k: _value_of(k, section, spot.shape) for k in shapes.keys(spot.shape) if k in message.split(":")[0]}
     clash = " and ".join(f"{key} is {_plain(value)}" for key, value in mentioned.items())
-    return message, f"change one of the two: {clash}" if len(mentioned) > 1 else "change it"
+    message, _, fix = message.partition("; ")
+    return message, f"change one of the two: {clash}" if len(mentioned) > 1 else fix or "change it"
 
 
 def _value_of(key: str, section: Mapping[str, Any], shape: Shape) -> Any:

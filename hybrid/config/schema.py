@@ -14,6 +14,19 @@ from hybrid.config.generality import AbstainConfig as AbstainConfig
 from hybrid.config.generality import GeneralityConfig as GeneralityConfig
 from hybrid.config.generality import TransferBound as TransferBound
 from hybrid.config.generality import UnknownFacts as UnknownFacts
+from hybrid.config.graders import ChoiceGrader as ChoiceGrader
+from hybrid.config.graders import CodeGrader as CodeGrader
+from hybrid.config.graders import ExactGrader as ExactGrader
+from hybrid.config.graders import FunctionCallGrader as FunctionCallGrader
+from hybrid.config.graders import GraderConfig as GraderConfig
+from hybrid.config.graders import JsonGrader as JsonGrader
+from hybrid.config.graders import JudgeGrader as JudgeGrader
+from hybrid.config.graders import NormalizedGrader as NormalizedGrader
+from hybrid.config.graders import NumericGrader as NumericGrader
+from hybrid.config.graders import PythonGrader as PythonGrader
+from hybrid.config.graders import RegexGrader as RegexGrader
+from hybrid.config.rewards import RewardConfig as RewardConfig
+from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
@@ -28,8 +41,6 @@ from hybrid.config.text import SkillConfig as SkillConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
-from hybrid.config.weights import RewardConfig as RewardConfig
-from hybrid.config.weights import ScheduleConfig as ScheduleConfig
 from hybrid.config.weights import SftConfig as SftConfig
 from hybrid.config.weights import WarmStartConfig as WarmStartConfig
 from hybrid.config.weights import WeightsConfig as WeightsConfig
@@ -104,104 +115,6 @@ class HfSource(Section):
 
 
 SourceConfig = Annotated[JsonlSource | HfSource, Field(discriminator="type")]
-
-
-class ExactGrader(Section):
-    """The completion equals the reference after stripping surrounding white space."""
-
-    type: Literal["exact"]
-
-
-class NormalizedGrader(Section):
-    """Equal after Unicode NFKC, case folding, and removing punctuation, articles and extra spaces."""
-
-    type: Literal["normalized"]
-    articles: tuple[str, ...] = ("a", "an", "the")
-
-
-class NumericGrader(Section):
-    """The last number of the completion equals the reference within a tolerance."""
-
-    type: Literal["numeric"]
-    absolute: float = Field(default=1e-6, ge=0)
-    relative: float = Field(default=1e-6, ge=0)
-    which: Literal["first", "last", "only"] = "last"
-
-
-class ChoiceGrader(Section):
-    """The one choice that the completion names equals the reference."""
-
-    type: Literal["choice"]
-    choices: tuple[str, ...] = Field(min_length=2)
-
-
-class RegexGrader(Section):
-    """The completion matches a pattern in which `{reference}` stands for the escaped reference."""
-
-    type: Literal["regex"]
-    pattern: str
-    full: bool = True
-    """The whole stripped completion must match; false searches in it."""
-    timeout_s: float = Field(default=0.5, gt=0, le=10)
-    format: str | None = None
-    """Pattern of a well-formed answer, right or wrong, for the `format` facet; default: the pattern with any reference."""
-
-
-class JsonGrader(Section):
-    """Fields of the completion's first JSON value equal those of the reference (itself JSON)."""
-
-    type: Literal["json"]
-    fields: tuple[str, ...] = ()
-    """Dotted paths to compare; none: the whole value."""
-    tolerance: float = Field(default=1e-9, ge=0)
-
-
-class PythonGrader(Section):
-    """A callable `grade(completion, example) -> float | bool | Score`, by dotted path. It runs your code in this process."""
-
-    type: Literal["python"]
-    path: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
-    """`package.module:function`."""
-
-
-class CodeGrader(Section):
-    """The completion holds a Python function that gives the expected value for every hidden case. It runs model output."""
-
-    type: Literal["code"]
-    acknowledge: Literal["runs model-written code"]
-    """This grader runs code that the model wrote on this machine; docs/code-grading.md says what holds it back and what does
-    not."""
-    entry: str = Field(pattern=r"^[A-Za-z_]\w*$", max_length=100)
-    """Name of the function to call. The cases are the example's `metadata.cases`, or else its reference as JSON: a list of
-    `{"args": [...], "expect": value}`."""
-    score: Literal["all", "share"] = "all"
-    """The value of an answer: 1 when every case passes and 0 otherwise, or the share of the cases that pass."""
-    tolerance: float = Field(default=1e-9, ge=0, lt=1)
-    """Relative and absolute tolerance where the expected number is written with a point or an exponent."""
-    timeout_s: int = Field(default=2, ge=1, le=60)
-    """Seconds of processor time for one answer, all cases together. It may do nothing for as long and 3 seconds more."""
-    memory_mb: int = Field(default=256, ge=64, le=16_384)
-    """Address space of the answer's process in MiB, of which Python itself takes about 25."""
-    most_output: int = Field(default=1_000_000, ge=1000, le=10_000_000)
-    """Bytes of all returned values together, as JSON. What is printed is thrown away."""
-    sandbox: Literal["subprocess"] = "subprocess"
-    """Where the code runs: a process of its own, with limits, and with the namespaces of Linux where they work."""
-    network: Literal["none", "allowed"] = "none"
-    """`none` refuses to grade on a machine that cannot cut the code off from network, files and other processes;
-    `allowed` goes on there, with limits but with your rights."""
-
-
-GraderConfig = Annotated[
-    ExactGrader
-    | NormalizedGrader
-    | NumericGrader
-    | ChoiceGrader
-    | RegexGrader
-    | JsonGrader
-    | CodeGrader
-    | PythonGrader,
-    Field(discriminator="type"),
-]
 
 
 class DecodingConfig(Section):
@@ -287,6 +200,17 @@ class SearchGateConfig(Section):
     """A challenger whose sign test falls below this after two parts is accepted without the rest."""
 
 
+class CalibrationGateConfig(Section):
+    """A better calibration ships too, only jointly with an accuracy that is not worse. Each has half of `alpha` then."""
+
+    minimum_effect: float = Field(default=0.02, gt=0, lt=1)
+    """The least fall of the Brier loss worth shipping."""
+    margin: float = Field(default=0.05, gt=0, lt=1)
+    """Accuracy may not be worse by more than this at the lower end of its 95 % interval."""
+    least: int = Field(default=30, ge=10)
+    """Fewest answers that have to state a confidence, of the base and of the arm; with fewer it is not measurable."""
+
+
 class ShipGateConfig(Section):
     """The honest gate: one paired test on `confirm`, opened once per capability."""
 
@@ -299,6 +223,8 @@ class ShipGateConfig(Section):
     """Correction over the capabilities of one run."""
     slice_by: str | None = None
     """Metadata key; a significant regression of any of its values vetoes."""
+    calibration: CalibrationGateConfig | None = None
+    """Let a better calibration ship too; none: the score alone decides. Needs `weights.rewards.confidence_pattern`."""
 
 
 class GateConfig(Section):
@@ -352,6 +278,23 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
+        judged = sorted(c.name for c in self.capabilities if c.abstain is not None and c.grader.type == "judge")
+        if judged:
+            raise ValueError(f"capabilities: {judged[0]} has a judge, which decides itself what an abstention is worth")
         if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
             raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
+        if self.gate.ship.calibration is not None and self.weights.rewards.confidence is None:
+            raise ValueError(
+                "gate.ship.calibration: no answer states a confidence, so nothing would read it; "
+                "set weights.rewards.confidence_pattern"
+            )
+        scaling = self.weights.grpo.scale_rewards
+        if self.weights.method == "grpo" and self.weights.rewards.brier_weight > 0 and scaling != "none":
+            raise ValueError(
+                f"weights.grpo.scale_rewards: {scaling!r} divides by a deviation of rewards, which makes a Brier reward teach "
+                'overconfidence (Bereket and Leskovec 2025, arXiv 2508.11800); use "none", or leave out rewards.brier_weight'
+            )
+        order = self.weights.schedule.order
+        if not isinstance(order, str) and sorted(order) != sorted(names):
+            raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
         return self

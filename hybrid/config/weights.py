@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.rewards import RewardConfig
+from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
 
 
@@ -19,25 +21,6 @@ class LoraConfig(Section):
     rslora: bool = True
     """Scale by alpha / sqrt(rank) (Kalajdzievski 2023) instead of alpha / rank."""
     target_modules: str | tuple[str, ...] = "all-linear"
-
-
-class RewardConfig(Section):
-    """What training rewards. `brier_weight` must not exceed `accuracy_weight`: above it, answering wrong on purpose pays."""
-
-    accuracy_weight: float = Field(default=1.0, gt=0)
-    brier_weight: float = Field(default=0.0, ge=0)
-    """Weight of 1 - (q - a)^2, q the confidence that the completion states, a in {0, 1} its correctness."""
-    confidence_pattern: str = r"~(?P<confidence>\d)\s*$"
-    """Regex with a group `confidence` in the completion; a tenth per unit when `confidence_scale` is 10."""
-    confidence_scale: float = Field(default=10.0, gt=0)
-
-    @model_validator(mode="after")
-    def _proper(self) -> RewardConfig:
-        if self.brier_weight > self.accuracy_weight:
-            raise ValueError(
-                "brier_weight must not exceed accuracy_weight: above it, a surely wrong answer with confidence 0 pays more"
-            )
-        return self
 
 
 class GrpoConfig(Section):
@@ -54,6 +37,9 @@ class GrpoConfig(Section):
     """Weight of the KL to the base."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     scale_rewards: Literal["none", "group", "batch"] = "none"
+    engine: Literal["auto", "plain"] = "auto"
+    """`auto`: prompts are computed once per group, when sampling and in the update, wherever a trial shows that it changes
+    nothing; `plain`: TRL's own ways."""
 
 
 class SftConfig(Section):
@@ -100,14 +86,6 @@ class WarmStartConfig(Section):
     learning_rate: float = Field(default=1e-4, gt=0)
 
 
-class ScheduleConfig(Section):
-    """Order of training rows."""
-
-    stages: Literal["none", "structured_first"] = "none"
-    """`structured_first` trains on rows of low base entropy first, in `count` stages."""
-    count: int = Field(default=2, ge=2, le=8)
-
-
 class WeightsConfig(Section):
     """The weight substrate."""
 
@@ -141,6 +119,20 @@ class WeightsConfig(Section):
     def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
         if self.unknown_facts == "relabel" and self.method == "distill":
             raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_is_trained_in_one_go(self) -> WeightsConfig:
+        if self.schedule.tasks == "shared" and self.method not in ("grpo", "sft"):
+            raise ValueError(f"schedule.tasks: shared needs method grpo or sft, not {self.method}")
+        if self.schedule.tasks == "shared" and self.warm_start is not None:
+            raise ValueError(
+                "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
+            )
+        if self.schedule.tasks == "shared" and (self.generality.augment != "none" or self.unknown_facts != "keep"):
+            raise ValueError(
+                "schedule.tasks: shared does not know generality.augment or unknown_facts; train separate adapters for these"
+            )
         return self
 
     @property

@@ -70,7 +70,19 @@ def format_use(after: Labelled, base: Labelled = ()) -> FormatUse | None:
     excess = None
     if base:
         names = sorted({label for label, _ in (*after, *base)})
-        seen, right = Counter(label for label, _ in base), Counter(label for label, ok in base if ok)
-        base_share = {f: (seen[f] + 0.5) / (len(base) + len(names) / 2.0) for f in names}
-        excess = excess_collapse(share, base_share, {f: (right[f] + 0.5) / (seen[f] + 1.0) for f in names})
+        excess = excess_collapse(share, *_smoothed(base, names))
     return FormatUse(shares=share, effective=effective_number(share), excess_collapse=excess, n=len(after))
+
+
+def merited_share(name: str, base: Labelled) -> float:
+    """The share s* that `name` merits by the base's (format, right) pairs, smoothed as in `format_use`; 1 without pairs."""
+    names = sorted({name, *(label for label, _ in base)})
+    optimum = merited_shares(*_smoothed(base, names)) if base else None
+    return 1.0 if optimum is None else optimum[name]
+
+
+def _smoothed(base: Labelled, names: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Shares and accuracies of the base by format, with half a count added (Jeffreys)."""
+    seen, right = Counter(label for label, _ in base), Counter(label for label, ok in base if ok)
+    share = {f: (seen[f] + 0.5) / (len(base) + len(names) / 2.0) for f in names}
+    return share, {f: (right[f] + 0.5) / (seen[f] + 1.0) for f in names}

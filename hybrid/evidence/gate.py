@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybrid.config.schema import ShipGateConfig
+from hybrid.evidence.intervals import judged
 from hybrid.evidence.stats import Delta, holm, paired_interval, paired_test
 from hybrid.evidence.types import Decision, Verdict
 
@@ -34,14 +35,16 @@ def ship_gate(
     In this order: **undecided** when even a win on every pair could not reach alpha; **reject** when a named slice
     regresses (Holm over the slices at alpha), when the change is significantly worse, or when the 95 % interval ends
     below the least gain worth shipping; **accept** when the one-sided p is at most alpha (the exact sign test for
-    yes-or-no scores, a sign-flip test for graded ones); otherwise **undecided**. `alpha` overrides the policy's.
+    yes-or-no scores, a sign-flip test for graded ones); otherwise **undecided**. A pair with a NaN was not judged: it is left
+    out, and `n` does not count it. `alpha` overrides the policy's.
     Raises ValueError for unpaired or impossible scores.
     """
     level = policy.alpha if alpha is None else alpha
-    differences = paired_differences(incumbent, challenger)
+    every = paired_differences(incumbent, challenger)
+    differences, _ = judged(every)
     delta = paired_interval(differences, LEVEL)
     p = paired_test(differences)
-    hurt = regressions(differences, slices or {}, level)
+    hurt = regressions(every, slices or {}, level)
     decision, reason = _decide(differences, delta, p, hurt, policy.minimum_effect, level)
     return verdict(decision, reason, differences, delta, p, hurt)
 
@@ -60,17 +63,21 @@ def finalize(verdicts: Mapping[str, Verdict], policy: ShipGateConfig) -> dict[st
 
 def strictly_better(incumbent: Sequence[float], challenger: Sequence[float]) -> bool:
     """The published rule: any higher mean is accepted (SkillOpt, arXiv 2605.23904). For comparison only."""
-    return math.fsum(paired_differences(incumbent, challenger)) > 0
+    return math.fsum(judged(paired_differences(incumbent, challenger))[0]) > 0
 
 
 def paired_differences(incumbent: Sequence[float], challenger: Sequence[float]) -> list[float]:
-    """Challenger minus incumbent, by position. Raises ValueError for unequal lengths or scores outside [0, 1]."""
+    """Challenger minus incumbent, by position; NaN where one of them was not judged.
+
+    Raises ValueError for unequal lengths or scores outside [0, 1].
+    """
     if len(incumbent) != len(challenger):
         raise ValueError(
             f"{len(incumbent)} incumbent scores against {len(challenger)} of the challenger: pair them by example"
         )
     for scores in (incumbent, challenger):
-        if scores and not (math.isfinite(math.fsum(scores)) and min(scores) >= 0.0 and max(scores) <= 1.0):
+        known, _ = judged(scores)
+        if known and not (math.isfinite(math.fsum(known)) and min(known) >= 0.0 and max(known) <= 1.0):
             raise ValueError("scores must lie in [0, 1]")
     return [float(b) - float(a) for a, b in zip(incumbent, challenger, strict=True)]
 
@@ -79,7 +86,7 @@ def regressions(
     differences: Sequence[float], slices: Mapping[str, Sequence[int]], alpha: float
 ) -> dict[str, dict[str, Any]]:
     """Slices that got worse, family-wise at alpha: name -> delta, low, high, n, p (one-sided, Holm-adjusted)."""
-    inside = {name: [differences[i] for i in slices[name]] for name in sorted(slices)}
+    inside = {name: judged([differences[i] for i in slices[name]])[0] for name in sorted(slices)}
     adjusted = holm({name: paired_test([-d for d in part]) for name, part in inside.items()})
     hurt: dict[str, dict[str, Any]] = {}
     for name, part in inside.items():

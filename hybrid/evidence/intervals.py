@@ -65,6 +65,16 @@ def wilson(passes: float, n: int, level: float = 0.95) -> Interval:
     return Interval(mean=mean, low=low, high=high, n=n, level=level)
 
 
+def judged(
+    values: Sequence[float], groups: Sequence[Hashable] | None = None
+) -> tuple[Sequence[float], Sequence[Hashable] | None]:
+    """Values, and their groups, without NaN, which stands for an answer that a judge gave no verdict on."""
+    if not any(math.isnan(v) for v in values):
+        return values, groups
+    kept = [i for i, v in enumerate(values) if not math.isnan(v)]
+    return [values[i] for i in kept], None if groups is None else [groups[i] for i in kept]
+
+
 def mean_interval(
     values: Sequence[float],
     level: float = 0.95,
@@ -78,9 +88,10 @@ def mean_interval(
     Yes-or-no scores: Wilson. Graded scores: the studentised bootstrap (Efron and Tibshirani 1993, ch. 12.5) cut to the
     Wilson interval of the same mean, which is the answer where the bootstrap has none (constant or nearly constant
     data, and fewer than 8 values off the commonest one). `groups` names each value's cluster (say, the parent of a
-    variant): whole clusters are resampled, and `n` of the result counts clusters. Raises ValueError for scores
-    outside [0, 1].
+    variant): whole clusters are resampled, and `n` of the result counts clusters. NaN is an answer that was not judged: it
+    is left out. Raises ValueError for scores outside [0, 1].
     """
+    values, groups = judged(values, groups)
     data = np.asarray(values, dtype=np.float64)
     if data.size and not (np.isfinite(data).all() and data.min() >= 0.0 and data.max() <= 1.0):
         raise ValueError("scores must be finite and lie in [0, 1]")
@@ -112,9 +123,10 @@ def paired_interval(
     inverts the same statistic as McNemar's test. Graded differences: the studentised bootstrap, cut to the score
     interval with fractional counts (the widest that differences with these positive and negative parts can need),
     which is also the answer where fewer than 8 differences leave the commonest value. `groups` as in `mean_interval`.
-    Swapping the arms negates the interval exactly. No data: mean 0, interval [-1, 1]. Raises ValueError for
-    differences outside [-1, 1].
+    Swapping the arms negates the interval exactly. No data: mean 0, interval [-1, 1]. NaN is a pair of which one side was
+    not judged: it is left out. Raises ValueError for differences outside [-1, 1].
     """
+    differences, groups = judged(differences, groups)
     if groups is None and differences and set(differences) <= {-1.0, 0.0, 1.0}:
         n, gains, losses = len(differences), float(differences.count(1.0)), float(differences.count(-1.0))
         return Delta((gains - losses) / n, -_tango_high(losses, gains, n, level), _tango_high(gains, losses, n, level))

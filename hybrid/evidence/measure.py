@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybrid.backends.base import Backend, Completion, Request
-from hybrid.capability.types import Capability, Example, Split
+from hybrid.capability.graders.base import UNJUDGED, Unjudged
+from hybrid.capability.types import Capability, Example, Score, Split
 from hybrid.errors import BudgetExhausted, RunFolderError
 from hybrid.evidence.compose import compose
 from hybrid.evidence.ledger import Ledger
@@ -23,6 +24,8 @@ from hybrid.evidence.types import Candidate, Measurement, Rollout
 from hybrid.store.folder import EventLog
 
 SEALED: tuple[Split, ...] = ("confirm", "test")
+_REASON = 500
+"""Characters that are kept of why an answer was not judged."""
 Progress = Callable[[str, int, int], None]
 """(capability, done, total) completions of the call under way."""
 
@@ -170,7 +173,10 @@ class Meter:
 
 
 def _graded(row: _Owed, completion: Completion, capability: Capability, split: Split, stage: str) -> Rollout:
-    score = capability.grader.grade(completion.text, row.example)
+    try:
+        score = capability.grader.grade(completion.text, row.example)
+    except Unjudged as error:  # stored like the others, so that it is neither generated nor judged again
+        score = Score(0.0, False, {UNJUDGED: 1.0}, str(error)[:_REASON])
     return Rollout(
         key=row.key,
         candidate=row.candidate.key[:32],

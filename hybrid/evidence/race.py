@@ -71,7 +71,8 @@ class Race:
             raise ValueError("the race is decided: nothing is left to observe")
         if len(incumbent_values) != len(part):
             raise ValueError(f"{len(incumbent_values)} scores for a part of {len(part)} examples")
-        differences = paired_differences(incumbent_values, challenger_values)
+        # A pair that was not judged speaks for neither: here it is no difference, the ship gate leaves it out.
+        differences = [0.0 if math.isnan(d) else d for d in paired_differences(incumbent_values, challenger_values)]
         self._differences += differences
         self._wins += sum([d > 0 for d in differences])
         self._losses += sum([d < 0 for d in differences])

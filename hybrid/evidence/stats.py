@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hybrid.evidence.intervals import Delta, FloatArray, mean_interval, paired_interval, wilson
+from hybrid.evidence.intervals import Delta, FloatArray, judged, mean_interval, paired_interval, wilson
 
 __all__ = [
     "Delta",
@@ -82,7 +82,8 @@ def sign_flip_test(differences: Sequence[float], seed: int = 0, *, groups: Seque
 
 
 def paired_test(differences: Sequence[float], seed: int = 0) -> float:
-    """The exact sign test where all differing pairs differ by the same amount, the sign-flip test otherwise."""
+    """The exact sign test where all differing pairs differ by the same amount, the sign-flip test otherwise. NaN is left out."""
+    differences, _ = judged(differences)
     sizes = [abs(d) for d in differences if d != 0]
     if not sizes or max(sizes) - min(sizes) <= 1e-12:
         return sign_test(differences)

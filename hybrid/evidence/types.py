@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hybrid.backends.base import Adapter, Sampling
+from hybrid.capability.graders.base import UNJUDGED
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Rollout(BaseModel):
     stage: str = ""
     """The stage that paid for it first; for the ledger only, not part of its identity."""
 
+    @property
+    def unjudged(self) -> bool:
+        """Whether a judge gave no verdict: the value then stands for nothing."""
+        return UNJUDGED in self.facets
+
 
 class Interval(BaseModel):
     """A mean with its two-sided interval at the stated level and the number of independent examples behind it."""
@@ -81,13 +88,17 @@ class Measurement:
 
     @property
     def values(self) -> list[float]:
-        """Mean score of each example over its samples, in the order of `example_ids`; paired tests use these."""
-        return [sum(r.value for r in row) / len(row) for row in self.rollouts]
+        """Mean score of each example over its judged samples, in the order of `example_ids`; paired tests use these.
+
+        NaN for an example without a judged sample: statistics leave it, and its pair, out.
+        """
+        judged = [[r.value for r in row if not r.unjudged] for row in self.rollouts]
+        return [sum(row) / len(row) if row else math.nan for row in judged]
 
     @property
     def mean(self) -> float:
-        """Mean over examples."""
-        values = self.values
+        """Mean over the examples that were judged."""
+        values = [value for value in self.values if not math.isnan(value)]
         return sum(values) / len(values) if values else 0.0
 
 
@@ -113,3 +124,5 @@ class Verdict(BaseModel):
     reason: str
     slices: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Named slices that regressed significantly, each with delta, low, high, n; empty when none did."""
+    basis: Literal["score", "calibration"] = "score"
+    """What was judged in the end: `calibration` is an accept on a better calibration at an accuracy that is not worse."""

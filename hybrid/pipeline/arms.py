@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from hybrid.backends.base import Adapter
 from hybrid.capability.families import LEAST_VARIANTS, family
 from hybrid.capability.types import Capability
-from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.generality import Gains, generality
+from hybrid.evidence.joint_gate import joint_gate
+from hybrid.evidence.stated import Reader, told
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline.attribution import Without, Worth, worth
 from hybrid.pipeline.generality import held
@@ -74,13 +75,15 @@ def judge(
         shipping.variants["base"] = measure(base, capability, "variant", variant, stage="ship")
     policy = session.loaded.config.gate.ship
     slices = named_slices(capability, policy.slice_by)
+    reader = Reader.of(session.loaded.config.weights.rewards)
     for name in ARMS:
         if name in candidates:
             shipping.measured[name] = measure(candidates[name], capability, "confirm", confirm, stage="ship")
             if variant:
                 shipping.variants[name] = measure(candidates[name], capability, "variant", variant, stage="ship")
-            shipping.verdicts[name] = ship_gate(
-                shipping.base.values, shipping.measured[name].values, policy, slices=slices
+            arm = shipping.measured[name]
+            shipping.verdicts[name] = joint_gate(
+                shipping.base.values, arm.values, told(shipping.base, reader), told(arm, reader), policy, slices=slices
             )
     if "skill" in shipping.verdicts and shipping.verdicts["skill"].decision == "accept":
         whole = shipping.measured["skill"].values
@@ -93,10 +96,11 @@ def judge(
 def transfer(shipping: Shipping, name: ArmName) -> Transfer:
     """tau = gain on variants / gain on `confirm`; None where there are too few variants or nothing was gained.
 
-    Its interval, and the difference in differences, resample whole families of variants.
+    Its interval, and the difference in differences, resample whole families of variants. An arm that ships for its
+    calibration claims no gain in score, so there is none to carry over.
     """
     varied, base = shipping.variants.get(name), shipping.variants.get("base")
-    gain = shipping.verdicts[name].delta
+    gain = shipping.verdicts[name].delta if shipping.verdicts[name].basis == "score" else 0.0
     if varied is None or base is None:
         return Transfer(None, None, 0)
     inside = Gains.of(shipping.base.values, shipping.measured[name].values, shipping.base.example_ids)

@@ -20,7 +20,10 @@ from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline import assemble_generality
 from hybrid.pipeline.attribution import Worth
+from hybrid.pipeline.calibrated import calibration_of
+from hybrid.pipeline.judges import judge_cost, tell_unjudged
 from hybrid.pipeline.session import Session
+from hybrid.pipeline.shared_job import SHARED
 from hybrid.report import schema as r
 from hybrid.skill.edits import Edit
 
@@ -32,12 +35,19 @@ TEXT_LIMIT = 2_000
 """Characters of model output that the report shows of one completion."""
 
 
-def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_seconds: float) -> r.Report:
+def assemble(
+    session: Session,
+    outcomes: Sequence[Outcome],
+    created: str,
+    wall_seconds: float,
+    schedule: r.Schedule | None = None,
+) -> r.Report:
     """The report of a finished run. `created` and `wall_seconds` come from the events: a later attempt keeps them."""
     info = session.backend.info()
     config = session.loaded.config
     fields = session.folder.path / "run.json"
     adjusted = _adjusted(outcomes)
+    tell_unjudged(session)
     return r.Report(
         run_id=f"{config.name}-{_identity(fields)[:12]}",
         created=created,
@@ -57,7 +67,7 @@ def assemble(session: Session, outcomes: Sequence[Outcome], created: str, wall_s
             regret=None,
             baselines=None,
         ),
-        schedule=None,
+        schedule=schedule,
         warnings=session.told(),
         provenance=r.Provenance(
             versions=_versions(),
@@ -101,6 +111,9 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
     name = outcome.capability.name
     arm = placement.placement if placement.placement in outcome.improved.built else None
     refused = [f"{x.arm} not placed: {x.why}" for x in placement.refused]
+    calibration, unmeasured = calibration_of(
+        session.loaded.config, verified.test["base"], verified.test[arm] if arm else None
+    )
     return r.CapabilityReport(
         name=name,
         placement=placement.placement,
@@ -111,6 +124,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             *outcome.improved.notes,
             *assemble_generality.trail(outcome),
             *refused,
+            *([unmeasured] if unmeasured else ()),
             f"placed: {placement.reason}",
         ),
         kind=r.Kind(
@@ -122,7 +136,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         arms=_arms(outcome, session.loaded.config.seed),
         delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,
         gate=tuple(_verdict(a, v, adjusted.get(f"{name}/{a}")) for a, v in outcome.verdicts.items()),
-        calibration=None,
+        calibration=calibration,
         formats=_formats(session, outcome, arm),
         collateral={
             other: r.Collateral(delta=t.delta, low=t.low, high=t.high, n=t.n)
@@ -327,7 +341,7 @@ def _flips(outcome: Outcome, arm: str | None) -> r.Flips:
     for example, before, after in zip(
         examples, verified.test["base"].rollouts, verified.test[arm].rollouts, strict=True
     ):
-        if before[0].passed == after[0].passed:
+        if before[0].passed == after[0].passed or before[0].unjudged or after[0].unjudged:
             continue
         flip = r.Flip(
             id=example.id,
@@ -358,7 +372,7 @@ def _formats(session: Session, outcome: Outcome, arm: str | None) -> r.Formats |
 
 def _totals(session: Session, capability: str | None, wall_seconds: float | None) -> r.LedgerTotals:
     total = session.ledger.total(capability)
-    stages: dict[str, Cost] = session.ledger.stages(capability) if capability else {}
+    stages: dict[str, Cost] = session.ledger.stages(capability or SHARED)
     return r.LedgerTotals(
         calls=total.calls,
         tokens_in=total.tokens_in,
@@ -366,6 +380,7 @@ def _totals(session: Session, capability: str | None, wall_seconds: float | None
         train_seconds=total.train_seconds,
         wall_seconds=wall_seconds,
         proposer=_proposer_cost(session) if capability is None else None,
+        judge=judge_cost(session, capability),
         stages={
             name: r.StageCost(
                 calls=c.calls,

@@ -5,6 +5,7 @@ Does not: open `confirm` or `test`, or decide what ships.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from hybrid.capability.types import Capability, Example, Split
 from hybrid.config.schema import PlacementName
 from hybrid.errors import TrainingError
 from hybrid.evidence.known import KnownFacts
-from hybrid.evidence.types import Measurement, Verdict
+from hybrid.evidence.types import Measurement, Rollout, Verdict
 from hybrid.pipeline import proposers
 from hybrid.pipeline.arms import Built
 from hybrid.pipeline.generality import SentBack, WatchPoint, added, describe, sent_back, watch
@@ -99,8 +100,10 @@ class Improver:
     def __init__(self, session: Session, capability: Capability) -> None:
         self.session, self.capability = session, capability
         self.proposer, self.editor = proposers.build(session, capability)
-        self._kind: MeasuredKind = "unclear"
-        self._best_text = ""
+        self.kind: MeasuredKind = "unclear"
+        """What the probes say; it decides whether training rows may be facts that are not known."""
+        self.best_text = ""
+        """The text that served best while probing."""
 
     def seed_document(self) -> SkillDocument:
         """The configured seed document, or an empty one of the capability's name."""
@@ -110,17 +113,14 @@ class Improver:
         """Graded answers of the base with a document; `train` and `search` only."""
         candidate = self.session.candidate(self.capability, body)
         measured = self.session.meter.measure(candidate, self.capability, split, examples, stage="skill")
-        return [
-            RolloutView(example, row[0].text, row[0].value, row[0].passed, row[0].feedback)
-            for example, row in zip(examples, measured.rollouts, strict=True)
-        ]
+        return [_view(example, row[0], split) for example, row in zip(examples, measured.rollouts, strict=True)]
 
     def trial(self, bodies: Sequence[str], examples: Sequence[Example]) -> list[list[float]]:
         """Scores of trial documents on training rows, paid for like everything else."""
         candidates = [self.session.candidate(self.capability, body) for body in bodies]
         measure = self.session.meter.measure_many
         measured = measure(candidates, self.capability, "train", examples, stage="skill")
-        return [m.values for m in measured]
+        return [[0.0 if math.isnan(v) else v for v in m.values] for m in measured]
 
     def draft(self) -> tuple[str, tuple[FailureLabel, ...]]:
         """A first document from one reflection over training failures, for the context-headroom probe, and what the
@@ -213,7 +213,7 @@ class Improver:
         configuration says so; the second attempt is then the arm, and the first is on record only.
         """
         try:
-            rows, facts = known_rows(self.session, self.capability, self._kind, skill, self._text(into))
+            rows, facts = known_rows(self.session, self.capability, self.kind, skill, self._text(into))
         except TrainingError as error:
             self._stopped(into, arm, error)
             return
@@ -247,9 +247,11 @@ class Improver:
                 self._stopped(into, arm, error)
                 return None
             into.trainings[arm] = result
+            for warning in result.warnings:
+                session.warn(f"{capability.name}: {name}: {warning}")
             into.notes += [f"{name}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
             chosen = select_checkpoint(session, capability, name, result, skill, start)
-            into.watched[arm] = watch(session, capability, skill, result, self._search("") if skill else start)
+            into.watched[arm] = watch(session, capability, skill, result, self.search("") if skill else start)
             note["summary"] = summary(result, chosen, start)
         if chosen is None:
             into.notes.append(f"{name}: no checkpoint passed the search gate; {result.note}".rstrip("; "))
@@ -265,7 +267,7 @@ class Improver:
 
     def _text(self, into: Improved) -> str:
         """The best text at hand: the accepted document, or the one that served best while probing."""
-        return into.built["skill"].skill if "skill" in into.built else self._best_text
+        return into.built["skill"].skill if "skill" in into.built else self.best_text
 
     def _lessons(self, into: Improved, rows: Rows) -> Lessons:
         """What the accepted document teaches. Raises TrainingError when there is none, or it teaches nothing."""
@@ -280,32 +282,43 @@ class Improver:
         into.notes.append(f"weights: {found.summary}")
         return found
 
-    def improve(
-        self,
-        arms: Sequence[ArmName],
-        fallback: PlacementName | None,
-        kind: MeasuredKind = "unclear",
-        best_text: str = "",
-    ) -> Improved:
-        """Build the wanted arms in order; where the first finds nothing, the fallback is tried.
+    def improve(self, arms: Sequence[ArmName], fallback: PlacementName | None) -> Improved:
+        """Build the wanted arms in order; where the first finds nothing, the fallback is tried."""
+        out = self.text(arms)
+        for arm, skill in self.weight_arms(out, arms, fallback):
+            self.weight_arm(out, arm, skill, self.search(skill))
+        return out
 
-        `kind` and `best_text` are what the probes found; they decide what counts as a fact that is not known.
-        """
-        self._kind, self._best_text = kind, best_text
+    def text(self, arms: Sequence[ArmName]) -> Improved:
+        """Build the text arm, where it is wanted."""
         out = Improved()
         if "skill" in arms:
             self.skill_arm(out)
-        if "weights" in arms or ("skill" not in out.built and fallback == "weights"):
-            self.weight_arm(out, "weights", "", self._search(""))
-        if "both" in arms and "skill" in out.built:
-            text = out.built["skill"].skill
-            self.weight_arm(out, "both", text, self._search(text))
         return out
 
-    def _search(self, skill: str) -> Measurement:
+    def weight_arms(
+        self, out: Improved, arms: Sequence[ArmName], fallback: PlacementName | None
+    ) -> list[tuple[ArmName, str]]:
+        """The adapters to train once the text arm is done, each with the text that it reads."""
+        found: list[tuple[ArmName, str]] = []
+        if "weights" in arms or ("skill" not in out.built and fallback == "weights"):
+            found.append(("weights", ""))
+        if "both" in arms and "skill" in out.built:
+            found.append(("both", out.built["skill"].skill))
+        return found
+
+    def search(self, skill: str) -> Measurement:
+        """The base with a text on `search`: what an adapter that reads it has to beat."""
         candidate = self.session.candidate(self.capability, skill)
         examples = self.capability.splits["search"]
         return self.session.meter.measure(candidate, self.capability, "search", examples, stage="select")
+
+
+def _view(example: Example, rollout: Rollout, split: Split) -> RolloutView:
+    """A graded answer as improvers see it. One that was not judged has nothing to mend, and in a race it is no score."""
+    if rollout.unjudged:
+        return RolloutView(example, rollout.text, 1.0 if split == "train" else math.nan, True, rollout.feedback)
+    return RolloutView(example, rollout.text, rollout.value, rollout.passed, rollout.feedback)
 
 
 def keep_placed(

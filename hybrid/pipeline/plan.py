@@ -8,7 +8,7 @@ are an estimate and not a bound. Does not: estimate time (nothing has been measu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -48,7 +48,8 @@ def plan_capabilities(
     works = {c.name: cost.expected_work(config, c.name) for c in capabilities}
     family = max(1, sum(w.arms.upper for w in works.values())) if config.gate.ship.multiplicity == "holm" else 1
     counter = _Tokens(count_tokens or _characters, config)
-    rows = tuple(_capability(loaded, c, capabilities, works[c.name], family, counter) for c in capabilities)
+    together = _sharing(config, works.values())
+    rows = tuple(_capability(loaded, c, capabilities, works[c.name], family, counter, together) for c in capabilities)
     stages = [s for row in rows for s in row.stages]
     calls, tokens = _sum([s.calls for s in stages]), _sum([s.tokens for s in stages])
     longest = max((counter.longest(c) for c in capabilities), default=0)
@@ -94,6 +95,7 @@ def _capability(
     work: Work,
     family: int,
     counter: _Tokens,
+    together: Estimate,
 ) -> CapabilityPlan:
     config = loaded.config
     sizes = sizes_of(loaded, capability, everyone)
@@ -102,14 +104,14 @@ def _capability(
     groups = {
         "probe": cost.probe_calls(config, sizes, texts),
         "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),
-        "weights": cost.repeated(cost.weights_calls(config, sizes), work.trainings),
+        "weights": cost.repeated(_weights_calls(config, sizes, together), work.trainings),
         "ship": cost.ship_calls(sizes, work.arms, work.documents, config.skill.attribution),
         "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
     }
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
     most = work.trainings.model_copy(update={"upper": work.trainings.upper * cost.attempts(config.weights)})
-    steps = _times(most, cost.training_steps(config.weights))
-    made = _times(most, cost.training_completions(config.weights))
+    steps = _product(most, together, lambda n: cost.training_steps(config.weights, n))
+    made = _product(most, together, lambda n: cost.training_completions(config.weights, n))
     return CapabilityPlan(
         name=capability.name,
         splits={split: len(capability.splits.get(split, ())) for split in SPLITS},
@@ -201,8 +203,29 @@ def _sum(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(typical=sum(e.typical for e in estimates), upper=sum(e.upper for e in estimates))
 
 
-def _times(estimate: Estimate, by: int) -> Estimate:
-    return Estimate(typical=estimate.typical * by, upper=estimate.upper * by)
+def _product(trainings: Estimate, together: Estimate, each: Callable[[int], int]) -> Estimate:
+    typical, upper = each(together.typical), each(together.upper)
+    return Estimate(typical=trainings.typical * typical, upper=trainings.upper * max(typical, upper))
+
+
+def _sharing(config: Config, works: Iterable[Work]) -> Estimate:
+    """How many capabilities train one adapter together; 1 where each trains its own."""
+    if config.weights.schedule.tasks == "separate":
+        return Estimate(typical=1, upper=1)
+    works = tuple(works)
+    return Estimate(
+        typical=max(1, sum(w.trainings.typical > 0 for w in works)),
+        upper=max(1, sum(w.trainings.upper > 0 for w in works)),
+    )
+
+
+def _weights_calls(config: Config, sizes: Sizes, together: Estimate) -> tuple[Calls, ...]:
+    alone = cost.weights_calls(config, sizes)
+    if together.upper < 2:
+        return alone
+    typical, upper = (cost.shared_calls(config, sizes, n) for n in (together.typical, together.upper))
+    rows = [u.model_copy(update={"typical": t.typical}) for t, u in zip(typical, upper, strict=True)]
+    return cost.most_of(alone, rows, together)
 
 
 def _model_folder(loaded: LoadedConfig) -> Path | None:

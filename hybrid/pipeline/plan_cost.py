@@ -17,6 +17,7 @@ from hybrid.capability.families import LEAST_VARIANTS
 from hybrid.config.schema import Config, OfflineProposerConfig, SkillConfig, WeightsConfig
 from hybrid.evidence.power import NOISE
 from hybrid.skill.schedule import edit_budget
+from hybrid.weights.task_order import MOST_TASKS, checkpoint_every
 
 DRAFT_ROWS = 32
 """Training rows that the draft document of the probes is made from."""
@@ -208,15 +209,43 @@ def requests(skill: SkillConfig, train: int) -> int:
     return 2 + steps * (2 * looks + looks + 1) + skill.epochs
 
 
-def training_steps(weights: WeightsConfig) -> int:
-    """Optimiser steps of one training, a warm start's included."""
-    return weights.steps + (weights.warm_start.steps if weights.warm_start is not None else 0)
+def training_steps(weights: WeightsConfig, sharing: int = 1) -> int:
+    """Optimiser steps of one training, a warm start's included. Among `sharing` tasks in one adapter: a task's part of the
+    ordered training, of the mixed one, and of the trainings that measure backward transfer (itself, and it after every
+    other task)."""
+    steps = weights.steps + (weights.warm_start.steps if weights.warm_start is not None else 0)
+    return steps if sharing < 2 else 2 * steps + sharing * pair_steps(weights, sharing)
 
 
-def training_completions(weights: WeightsConfig) -> int:
-    """Completions that one training generates; none for supervised fine-tuning."""
+def pair_steps(weights: WeightsConfig, sharing: int) -> int:
+    """Steps of each training of the matrix; 0 where none is measured."""
+    measured = weights.schedule.order == "transfer" and 2 <= sharing <= MOST_TASKS
+    return (weights.schedule.pair_steps or weights.steps) if measured else 0
+
+
+def training_completions(weights: WeightsConfig, sharing: int = 1) -> int:
+    """Completions that one training generates; none for supervised fine-tuning. `sharing`: see `training_steps`."""
     grpo = weights.grpo
-    return grpo.steps * grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+    each = grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+    return each * (grpo.steps if sharing < 2 else training_steps(weights, sharing))
+
+
+def shared_calls(config: Config, sizes: Sizes, sharing: int) -> tuple[Calls, ...]:
+    """One task among `sharing` in one adapter: entropies before the ordered training, after each stage and after the mixed
+    one; every checkpoint of both on `search`; for the matrix, the task after itself and after each other."""
+    weights, schedule = config.weights, config.weights.schedule
+    every = checkpoint_every(weights.steps, weights.checkpoint_every)
+    rows = min(schedule.entropy_rows, sizes.train) * config.probe.samples
+    checkpoints = 2 * sharing * (weights.steps // every) * sizes.search
+    pairs = sharing * sizes.search if pair_steps(weights, sharing) else 0
+    made = training_completions(weights, sharing)
+    return (
+        Calls(what="answer entropies", typical=(sharing + 2) * rows, upper=(sharing + 2) * rows, reads_text=True),
+        Calls(what="backward transfer on search", typical=pairs, upper=pairs, reads_text=True),
+        Calls(what="training completions", typical=made, upper=made, reads_text=True),
+        Calls(what="checkpoints on search", typical=checkpoints, upper=checkpoints, reads_text=True),
+        Calls(what="start on search", typical=sizes.search, upper=sizes.search),
+    )
 
 
 def attempts(weights: WeightsConfig) -> int:
@@ -284,6 +313,25 @@ def verify_calls(sizes: Sizes, arms: Estimate, collateral_examples: int) -> tupl
         Calls(what="collateral: base", typical=0, upper=others * min(1, arms.upper)),
         Calls(what="collateral: placed", typical=0, upper=others * min(1, arms.upper), reads_text=True),
     )
+
+
+def most_of(alone: Sequence[Calls], shared: Sequence[Calls], sharing: Estimate) -> tuple[Calls, ...]:
+    """The calls of a training that is shared where at least two tasks want it, `typical` and `upper` by their own counts."""
+    names = dict.fromkeys(row.what for row in (*alone, *shared))
+    by = [{row.what: row for row in rows} for rows in (alone, shared)]
+    found = []
+    for what in names:
+        rows = [table.get(what) for table in by]
+        typical, upper = (rows[count >= 2] for count in (sharing.typical, sharing.upper))
+        found.append(
+            Calls(
+                what=what,
+                typical=typical.typical if typical else 0,
+                upper=upper.upper if upper else 0,
+                reads_text=any(row.reads_text for row in rows if row),
+            )
+        )
+    return tuple(found)
 
 
 def repeated(rows: Sequence[Calls], times: Estimate) -> tuple[Calls, ...]:

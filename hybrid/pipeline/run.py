@@ -22,13 +22,16 @@ from hybrid.config.loader import LoadedConfig, resolved_json
 from hybrid.errors import TrainingError
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
-from hybrid.pipeline import workers
+from hybrid.pipeline import judges, workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
 from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms, wanted_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
+from hybrid.pipeline.shared import Asked, Shared, share
+from hybrid.pipeline.shared_job import make_shared_job
+from hybrid.pipeline.shared_report import schedule_of
 from hybrid.pipeline.training import cache_folder, make_job, run_job
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.base import ProbeContext
@@ -82,9 +85,14 @@ def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: boo
 
 
 def _follow(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> Path:
-    by_name = {c.name: c for c in capabilities}
+    by_name = {c.name: c for c in judges.bind(loaded, out, capabilities, workers.rank())}
     while (order := workers.broadcast(None))["kind"] == "train":
-        job = make_job(loaded, by_name[order["capability"]], out, order)
+        shared = "members" in order
+        job = (
+            make_shared_job(loaded, by_name, out, order)
+            if shared
+            else make_job(loaded, by_name[order["capability"]], out, order)
+        )
         with suppress(TrainingError):  # rank 0 raises the same one and decides what it means
             run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
     return out / "report" / "placement.json"
@@ -102,6 +110,7 @@ def _lead(
     backend = build_backend(config.model, config.backend, loaded.resolve, cache_folder(folder.path))
     info = backend.info()
     resumed = folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+    capabilities = judges.bind(loaded, folder.path, capabilities, 0)
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
@@ -112,14 +121,13 @@ def _lead(
     _probe(session, outcomes)
     if probe_only:
         return _write_profiles(session, outcomes)
-    for outcome in outcomes:
-        _improve(session, outcome)
+    shared = _improve(session, outcomes)
     for outcome in outcomes:
         _judge(session, outcome)
     _place(session, outcomes)
     for outcome in outcomes:
         _verify(session, outcome)
-    path = _report(session, outcomes)
+    path = _report(session, outcomes, shared)
     placements = {o.capability.name: o.placement.placement for o in outcomes if o.placement}
     done = {"report": str(path), "placements": placements, "seconds": round(time.monotonic() - started, 2)}
     folder.events.append("run.done", placements=placements)
@@ -166,14 +174,22 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         faultpoint("stage.probe")
 
 
-def _improve(session: Session, outcome: Outcome) -> None:
-    assert outcome.route is not None and outcome.probed is not None
+def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...]:
+    """Build every arm; the trainings in which capabilities shared an adapter."""
     config = session.loaded.config
-    arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
-    outcome.improved = Improver(session, outcome.capability).improve(
-        arms, outcome.route.fallback, outcome.route.kind, outcome.probed.best_text
-    )
-    faultpoint("stage.improve")
+    asked: list[Asked] = []
+    for outcome in outcomes:
+        assert outcome.route is not None and outcome.probed is not None
+        arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
+        improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
+        improver.kind, improver.best_text = outcome.route.kind, outcome.probed.best_text
+        if config.weights.schedule.tasks == "separate":
+            outcome.improved = improver.improve(arms, fallback)
+            faultpoint("stage.improve")
+            continue
+        outcome.improved = improver.text(arms)
+        asked.append(Asked(improver, outcome.improved, improver.weight_arms(outcome.improved, arms, fallback)))
+    return share(session, asked)
 
 
 def _judge(session: Session, outcome: Outcome) -> None:
@@ -254,10 +270,10 @@ def _write_profiles(session: Session, outcomes: Sequence[Outcome]) -> Path:
     return path
 
 
-def _report(session: Session, outcomes: Sequence[Outcome]) -> Path:
+def _report(session: Session, outcomes: Sequence[Outcome], shared: Sequence[Shared]) -> Path:
     path = session.folder.path / "report" / "placement.json"
     faultpoint("stage.report")
-    report = assemble(session, outcomes, _created(session), _wall_seconds(session))
+    report = assemble(session, outcomes, _created(session), _wall_seconds(session), schedule_of(shared))
     write_text(path, report.to_json())
     write_report(session.folder.path, session.loaded.config.report.formats)
     return path

@@ -39,6 +39,10 @@ NOT_IDENTITY = (
 scheduled, never what is measured."""
 
 
+JUDGE_COSTS = ("budget", "timeout_s", "deadline_s", "retries", "key_env", "most_unjudged")
+"""The same of a judge, in a capability's `grader`."""
+
+
 def identity_config(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a dumped configuration that decides what a run measures."""
     kept = copy.deepcopy(config)
@@ -48,6 +52,10 @@ def identity_config(config: dict[str, Any]) -> dict[str, Any]:
         for key in path:
             section = section.get(key, {})
         section.pop(last, None)
+    for capability in kept.get("capabilities", ()):
+        if capability["grader"]["type"] == "judge":
+            for key in JUDGE_COSTS:
+                capability["grader"].pop(key, None)
     return kept
 
 

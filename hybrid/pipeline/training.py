@@ -5,14 +5,17 @@ Does not: know how a trainer works (see `hybrid.weights`), or decide whether an 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.graders.abstain import unknown_row
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
+from hybrid.config.schema import Config
 from hybrid.errors import AdapterError, TrainingError
 from hybrid.evidence.ledger import Cost
+from hybrid.evidence.stated import Reader, brier_loss, told
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
@@ -95,30 +98,50 @@ def train_adapter(
     if not stages:
         raise TrainingError("no training row is left: what is taught and what is left out are the same rows")
     order["stages"] = [list(stage) for stage in stages]
-    job = make_job(session.loaded, capability, session.folder.path, order)
+    return train_order(
+        session, order, make_job(session.loaded, capability, session.folder.path, order), capability.name, arm
+    )
+
+
+def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: str, arm: str) -> TrainResult:
+    """Train the job of an order on all ranks, with its cost in the ledger under `owner` and its alarms on the report.
+
+    Raises BudgetExhausted before starting when nothing is left.
+    """
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
     if job.method == "grpo" and job.steps < 2 * window:
         session.warn(
-            f"{capability.name}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
+            f"{owner}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"
         )
 
     def on_progress(step: int, steps: int, metrics: dict[str, float]) -> None:
-        data = {"capability": capability.name, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
+        data = {"capability": owner, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
         session.on_event("progress", data)
 
     result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
     session.ledger.pay_training(
-        capability.name,
+        owner,
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
+    if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
+        session.warn(
+            f"{owner}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
+            "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
+        )
     for alarm in result.alarms:
-        tell(session, capability.name, arm, alarm)
+        tell(session, owner, arm, alarm)
     return result
+
+
+def _states(result: TrainResult) -> bool:
+    """Whether any completion stated a confidence; without steps nothing is known against it."""
+    paid = [line["brier"] for line in result.history if "brier" in line]
+    return not paid or max(paid) > 0.0
 
 
 def tell(session: Session, capability: str, arm: str, alarm: Alarm) -> None:
@@ -185,17 +208,34 @@ def select_checkpoint(
             continue
         found.append((step, adapter, measured))
     monitors = session.loaded.config.weights.monitors
-    scores = [(step, measured.mean) for step, _, measured in found]
-    alarm = unshared_reward(monitors, result.history, scores, start.mean)
+    worth = search_score(session.loaded.config)
+    scores = [(step, worth(measured)) for step, _, measured in found]
+    alarm = unshared_reward(monitors, result.history, scores, worth(start))
     if alarm is not None:
         tell(session, capability.name, arm, alarm)
         if alarm.action == "rollback":
             found = [checkpoint for checkpoint in found if checkpoint[0] < alarm.onset]
-    best = max(found, key=lambda checkpoint: checkpoint[2].mean, default=None)  # the first of equals
+    best = max(found, key=lambda checkpoint: worth(checkpoint[2]), default=None)  # the first of equals
     margin = session.loaded.config.gate.search.margin
-    if best is None or best[2].mean <= start.mean + margin:
+    if best is None or worth(best[2]) <= worth(start) + margin:
         return None
     return best
+
+
+def search_score(config: Config) -> Callable[[Measurement], float]:
+    """What checkpoints are compared by: the mean score; with `gate.ship.calibration`, its mean with 1 - the Brier loss.
+
+    With equal weights, as in the reward, answering wrong on purpose never raises it.
+    """
+    reader = Reader.of(config.weights.rewards) if config.gate.ship.calibration is not None else None
+    if reader is None:
+        return lambda measured: measured.mean
+
+    def joint(measured: Measurement) -> float:
+        kept = [1.0 - brier_loss(pair) for pair in told(measured, reader)]
+        return (measured.mean + sum(kept) / max(len(kept), 1)) / 2.0
+
+    return joint
 
 
 def summary(result: TrainResult, chosen: tuple[int, Adapter, Measurement] | None, start: Measurement) -> str:

@@ -8,8 +8,9 @@ Control: none needed, since every number is a difference within the same samples
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hybrid.evidence.stats import mean_interval, paired_interval, pass_at_k, wilson
-from hybrid.evidence.types import Measurement
 from hybrid.probe.base import ProbeContext, ProbeResult, absent, from_interval
 
 
@@ -19,19 +20,26 @@ def probe_sampling(context: ProbeContext, text: str = "", prefix: str = "") -> d
     sampled = context.measure(text, samples=k)
     greedy = context.measure(text)
     names = ("pass_at_k", "sampling_gain", "signal_rate", "unknown")
-    if not sampled.rollouts:
+    # An example with an answer that was not judged has fewer than k answers: it is left out.
+    rows = [
+        (sum(r.passed for r in row), first[0].passed)
+        for row, first in zip(sampled.rollouts, greedy.rollouts, strict=True)
+        if not any(r.unjudged for r in (*row, *first))
+    ]
+    if not rows:
         return {prefix + name: absent("no examples in `search`") for name in names}
-    return {prefix + name: result for name, result in _results(sampled, greedy, k, context.seed).items()}
+    return {prefix + name: result for name, result in _results(rows, k, context.seed).items()}
 
 
-def _results(sampled: Measurement, greedy: Measurement, k: int, seed: int) -> dict[str, ProbeResult]:
-    counts = [sum(r.passed for r in row) for row in sampled.rollouts]
+def _results(rows: Sequence[tuple[int, bool]], k: int, seed: int) -> dict[str, ProbeResult]:
+    """Results from (passes among k samples, whether the greedy answer passes) per example."""
+    counts = [count for count, _ in rows]
     at_1 = [pass_at_k(k, c, 1) for c in counts]
     at_k = [pass_at_k(k, c, k) for c in counts]
     gains = [b - a for a, b in zip(at_1, at_k, strict=True)]
     mean, low, high = paired_interval(gains, 0.95)
     mixed = sum(0 < c < k for c in counts)
-    missed = sum(c == 0 and not g[0].passed for c, g in zip(counts, greedy.rollouts, strict=True))
+    missed = sum(count == 0 and not greedy for count, greedy in rows)
     signal = wilson(mixed, len(counts), 0.95)
     return {
         "pass_at_k": from_interval(mean_interval(at_k, 0.95, seed), f"k = {k}", pass_at_1=sum(at_1) / len(at_1)),

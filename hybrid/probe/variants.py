@@ -8,12 +8,14 @@ compared with. Cost: one completion per variant.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from hybrid.evidence.intervals import judged
 from hybrid.evidence.types import Measurement
 from hybrid.probe.base import ProbeContext, ProbeResult, absent
 
 
-def _variance_of_mean(values: list[float]) -> float:
+def _variance_of_mean(values: Sequence[float]) -> float:
     n = len(values)
     mean = sum(values) / n
     smoothed = (sum((v - mean) ** 2 for v in values) + 0.5) / (n + 1)  # half an observation of spread: never exactly 0
@@ -27,13 +29,13 @@ def probe_variants(context: ProbeContext, base: Measurement) -> dict[str, ProbeR
         return {"variant_gap": absent("no variants")}
     varied = context.measure(split="variant", examples=examples)
     gap = base.mean - varied.mean
-    half = 1.96 * math.sqrt(_variance_of_mean(base.values) + _variance_of_mean(varied.values))
+    half = 1.96 * math.sqrt(_variance_of_mean(judged(base.values)[0]) + _variance_of_mean(judged(varied.values)[0]))
     return {
         "variant_gap": ProbeResult(
             value=gap,
             low=max(-1.0, gap - half),
             high=min(1.0, gap + half),
-            n=len(varied.values),
+            n=len(judged(varied.values)[0]),
             note="base on `search` minus base on `variant`",
             details={"variant_score": varied.mean},
         )

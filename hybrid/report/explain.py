@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from hybrid.config.suggest import did_you_mean
 from hybrid.errors import UsageError
+from hybrid.report.order_text import explained
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, GateVerdict, Report
 from hybrid.report.text import (
     ABSENT,
@@ -55,6 +56,7 @@ def to_text(report: Report, capability: CapabilityReport) -> str:
         ("What each arm gives (sealed test; variants)", list(_arms(c))),
         ("What the ship gate said", [_gate(g) for g in c.gate]),
         ("What was tried and not kept", list(_rejected(c))),
+        ("How it shared its adapter", [line(text, 1000) for text in explained(report.schedule, c.name)]),
         ("What the other place would have given", _other(c)),
         ("What would change the verdict", what_would_change(c, report)),
     ):

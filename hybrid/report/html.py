@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
-from hybrid.report import generality_text, svg
+from hybrid.report import generality_text, order_text, svg
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Report, Substrate
 from hybrid.report.text import (
@@ -227,6 +227,9 @@ def _environment() -> Environment:
             "curve_figure": curve_figure,
             "interval": interval,
             "told": generality_text,
+            "trainings": order_text.trainings,
+            "order_sentences": order_text.sentences,
+            "order_tables": order_text.tables,
         }
     )
     return env

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from hybrid.report import order_text
+from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit
@@ -237,9 +239,10 @@ def _side_effects(c: CapabilityReport) -> Iterator[str]:
         rows = [(esc(k), signed(v.delta), interval(v, sign=True), str(v.n)) for k, v in sorted(c.collateral.items())]
         yield from table(("capability", "delta", "interval", "n"), rows)
     if c.calibration:
-        b = c.calibration
-        yield f"Calibration (n={b.n}): Brier {num(b.brier)}, ECE {num(b.ece)}, AUROC {num(b.auroc)}."
+        yield headline(c.calibration)
         yield ""
+        if figures := figure_rows(c.calibration):
+            yield from table(HEAD, figures)
     if c.formats:
         f = c.formats
         shares = ", ".join(f"{esc(k)} {num(v)}" for k, v in sorted(f.shares.items()))
@@ -277,18 +280,15 @@ def _run(report: Report) -> Iterator[str]:
     yield ""
     if r.baselines:
         yield from table(("fixed policy", "score"), [(esc(k), _estimate(v)) for k, v in sorted(r.baselines.items())])
-    if report.schedule:
-        s = report.schedule
-        yield f"Training order: {esc(', '.join(s.order), 2000)}."
-        yield f"Predicted forgetting {_estimate(s.predicted)}, actual {_estimate(s.actual)}."
+    for schedule in order_text.trainings(report.schedule):
+        yield "## Task order"
         yield ""
-        rows = [
-            (esc(a), esc(b), signed(e.delta), interval(e, sign=True), str(e.n))
-            for a, row in sorted(s.backward_transfer.items())
-            for b, e in sorted(row.items())
-        ]
-        if rows:
-            yield from table(("training on", "changes", "delta", "interval", "n"), rows)
+        yield " ".join(esc(text, 2000) for text in order_text.sentences(schedule))
+        yield ""
+        for drawn in order_text.tables(schedule):
+            yield f"{esc(drawn.title)}:"
+            yield ""
+            yield from table([esc(h) for h in drawn.head], [[esc(cell) for cell in row] for row in drawn.rows])
     stages = sorted(report.ledger.stages.items())
     yield "## Ledger"
     yield ""

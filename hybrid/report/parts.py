@@ -126,7 +126,7 @@ class StageCost(Part):
 
 
 class ProposerCost(Part):
-    """Requests to the model that proposes edits. `usd` follows the configured prices, and is null without them."""
+    """Requests to a model that proposes edits or judges answers. `usd` follows the configured prices; null without them."""
 
     calls: Count
     attempts: Count
@@ -146,6 +146,8 @@ class LedgerTotals(Part):
     stages: dict[Text, StageCost] = {}
     proposer: ProposerCost | None = None
     """What the model that proposes edits cost over the whole run; null where none was asked."""
+    judge: ProposerCost | None = None
+    """What models that judge answers cost, training included; null where none was asked."""
 
 
 class Kind(Part):
@@ -215,12 +217,21 @@ class Collateral(_Ranged):
 
 
 class Calibration(Part):
-    """How well stated confidences match correctness. `auroc` is null when all answers are right or all are wrong."""
+    """How well stated confidences match correctness. `auroc` is null when all answers are right or all are wrong.
+
+    The figures are the placed arm's (the base's where nothing was placed) over the `n` test answers that state a
+    confidence; `unstated` ones are in none of them. Better figures at a lower accuracy are no gain.
+    """
 
     brier: Number
     ece: Number
     auroc: Share | None
     n: Count
+    unstated: Count = 0
+    intervals: dict[Text, Estimate] = {}
+    """`brier`, `ece` and `auroc` with their 95 % intervals."""
+    base: dict[Text, Estimate] = {}
+    """The same of the base's answers; empty where too few of them state a confidence."""
 
 
 class Formats(Part):

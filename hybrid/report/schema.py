@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hybrid.config.schema import PlacementName
 from hybrid.errors import RunFolderError
+from hybrid.report.order_parts import OrderPoint, Schedule, TaskForecast
 from hybrid.report.parts import (
     ARMS,
     MOST_FLIPS,
@@ -80,6 +81,7 @@ __all__ = [
     "LedgerTotals",
     "ModelFacts",
     "Number",
+    "OrderPoint",
     "Part",
     "ProbeResult",
     "ProposerCost",
@@ -92,6 +94,7 @@ __all__ = [
     "SkillEdit",
     "StageCost",
     "Substrate",
+    "TaskForecast",
     "Text",
     "Training",
     "TrainingPoint",
@@ -140,15 +143,6 @@ class RouterFacts(Part):
     thresholds: dict[Text, Free] = Field(default={})
     regret: Estimate | None
     baselines: dict[Text, Estimate] | None
-
-
-class Schedule(Part):
-    """Training order, the measured effect of training one capability on another, and the forgetting it predicts."""
-
-    order: tuple[Text, ...]
-    backward_transfer: dict[Text, dict[Text, Effect]]
-    predicted: Estimate | None
-    actual: Estimate | None
 
 
 class Provenance(Part):

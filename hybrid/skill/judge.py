@@ -13,6 +13,7 @@ from typing import Literal
 
 from hybrid.capability.types import Example, Split
 from hybrid.evidence.gate import paired_differences, strictly_better, verdict
+from hybrid.evidence.intervals import judged
 from hybrid.evidence.race import Race
 from hybrid.evidence.stats import paired_interval, paired_test
 from hybrid.evidence.types import Decision, Verdict
@@ -92,5 +93,6 @@ class Judge:
 
 def _told(decision: Literal["accept", "reject"], reason: str, differences: Sequence[float]) -> Verdict:
     """A verdict with its interval described from the differences, which may be none."""
+    differences, _ = judged(differences)
     said: Decision = decision
     return verdict(said, reason, differences, paired_interval(differences), paired_test(differences), {})

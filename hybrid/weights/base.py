@@ -24,6 +24,16 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
+class Task:
+    """One capability's part of a shared job: examples `first` to `first + rows - 1`, and the text read before them."""
+
+    capability: str
+    skill: str
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class TrainJob:
     """One adapter to train.
 
@@ -33,6 +43,11 @@ class TrainJob:
 
     For `distill` every example's gold completion is an answer of the teacher, an example with several answers is there
     several times, and `teacher` is the document that the teacher read before its prompts.
+
+    A shared job trains one adapter for several capabilities: `tasks` says whose rows are whose and which text each task
+    reads (`skill` is then unused), `grader` judges an example as its own task's grader does (see `tasks`). `stage_steps`
+    are the optimiser steps of each stage; without them stages share the configured steps by their rows. `start` is the
+    adapter that the training goes on from, with a fresh optimiser; none begins at the base.
     """
 
     capability: str
@@ -47,6 +62,13 @@ class TrainJob:
     out: Path
     method: Method
     teacher: str = ""
+    tasks: tuple[Task, ...] = ()
+    stage_steps: tuple[int, ...] = ()
+    start: Adapter | None = None
+
+    def skill_of(self, row: int) -> str:
+        """The text that the model reads before the prompt of example `row`: its task's own in a shared job."""
+        return next((task.skill for task in self.tasks if task.first <= row < task.first + task.rows), self.skill)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -56,6 +78,8 @@ class TrainJob:
     @property
     def steps(self) -> int:
         """Optimiser steps of the job, without those of a warm start."""
+        if self.stage_steps:
+            return sum(self.stage_steps)
         return self.weights.grpo.steps if self.method == "grpo" else self.supervised.steps
 
     @property
@@ -70,14 +94,15 @@ class TrainResult:
     """What training gave.
 
     `checkpoints` are (step, adapter) in step order, the final one last: the candidates among which `search` selects.
-    They are empty when no gradient ever flowed, because every adapter is then the base itself; `note` says so.
+    They are empty when no gradient ever flowed, because every adapter is then what the job began with; `note` says so.
     `seconds` are wall seconds in optimiser steps that count (work lost to a kill is not in it), `completions` the
     generated ones, `tokens_in` and `tokens_out` tokens read and generated over all processes. A warm start counts in
     `seconds` and `tokens_in`, and its adapter is the checkpoint of step 0. `history` has one entry per step, a warm
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
     monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`.
+    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `warnings` say which fast
+    way of the engine was not used, and why.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]
@@ -89,6 +114,7 @@ class TrainResult:
     history: tuple[dict[str, float], ...]
     note: str
     alarms: tuple[Alarm, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class WeightTrainer(Protocol):

@@ -68,7 +68,7 @@ def run(
     rank, count = processes()
     plan = plan_batches(job.rows_per_step, count, job.weights.rows_per_device)
     checkpoint_steps(job.steps, job.weights.checkpoint_every, plan)
-    start = warm.checkpoints[-1][1] if warm is not None else None
+    start = warm.checkpoints[-1][1] if warm is not None else job.start
     begun = {"start": start.sha256} if start is not None else {}
     identity = {**job_identity(job), **machine_identity(count), **begun}
     newest, skipped = find_newest(job.out, identity, count)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid.backends import rendering
-from hybrid.capability.types import Example
 from hybrid.errors import TrainingError
 from hybrid.evidence.compose import compose
 from hybrid.weights.base import TrainJob
@@ -33,7 +32,7 @@ class GoldRow:
 
 def prompt_rows(job: TrainJob, tokenizer: Any) -> list[PromptRow]:
     """Every example's composed prompt, with exactly the ids that generation reads when the candidate is measured."""
-    texts = [_text(job, tokenizer, example) for example in job.examples]
+    texts = [_text(job, tokenizer, row) for row in range(len(job.examples))]
     ids = rendering.encode(tokenizer, texts, job.model.chat)
     for example, row in zip(job.examples, ids, strict=True):
         if not row:
@@ -62,8 +61,8 @@ def check_lengths(job: TrainJob, lengths: list[int], limit: int | None) -> None:
             )
 
 
-def _text(job: TrainJob, tokenizer: Any, example: Example) -> str:
-    composed = compose(example.prompt, job.skill, job.model.skill_separator)
+def _text(job: TrainJob, tokenizer: Any, row: int) -> str:
+    composed = compose(job.examples[row].prompt, job.skill_of(row), job.model.skill_separator)
     return rendering.render(tokenizer, composed, job.model.chat)
 
 

@@ -42,7 +42,7 @@ def probe_policy(trainer: Any, prompts: Sequence[Sequence[int]], score: Score) -
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     moved = any(bool(p.detach().any()) for name, p in policy.named_parameters() if ".lora_B." in name)
     with torch.no_grad(), _Branches(policy) as branches:
-        ids, mask, logits = _generate(policy, prompts)
+        ids, mask, logits = _rolled_out(trainer, prompts) or _generate(policy, prompts)
         active = branches.greatest
         width = logits.shape[1]
         chosen = ids[:, -width:]
@@ -80,6 +80,23 @@ def _judge(found: PolicyProbe, active: float, dtype: torch.dtype) -> None:
 
 def _temperature(trainer: Any) -> float:
     return float(getattr(trainer, "temperature", 1.0))
+
+
+def _rolled_out(
+    trainer: Any, prompts: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """As `_generate`, from the trainer's own decoder where it has one and uses it."""
+    decoder = getattr(trainer, "rollout_logits", None)
+    found = decoder(prompts, _TOKENS) if decoder is not None else None
+    if found is None:
+        return None
+    answers, logits = found
+    width = max(len(p) for p in prompts)
+    rows = [[0] * (width - len(p)) + [*p, *answer] for p, answer in zip(prompts, answers.ids, strict=True)]
+    mask = [
+        [0] * (width - len(p)) + [1] * (len(p) + len(answer)) for p, answer in zip(prompts, answers.ids, strict=True)
+    ]
+    return torch.tensor(rows, device=logits.device), torch.tensor(mask, device=logits.device), logits
 
 
 def _generate(policy: Any, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

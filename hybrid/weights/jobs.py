@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,28 +29,13 @@ def check_job(job: TrainJob) -> None:
 
 
 def _rewards(job: TrainJob) -> list[Problem]:
-    rewards = job.weights.rewards
-    if job.method != "grpo" or rewards.brier_weight == 0:
+    scaling = job.weights.grpo.scale_rewards
+    if job.method != "grpo" or job.weights.rewards.brier_weight == 0 or scaling == "none":
         return []
-    found = []
-    if job.weights.grpo.scale_rewards == "group":
-        message = (
-            'dividing by the group\'s deviation makes a Brier reward teach overconfidence; "group" is not possible'
-        )
-        found.append(
-            _problem("weights.grpo.scale_rewards", message, 'use "none", or set weights.rewards.brier_weight: 0')
-        )
-    try:
-        named = "confidence" in re.compile(rewards.confidence_pattern).groupindex
-    except re.error as error:
-        found.append(
-            _problem("weights.rewards.confidence_pattern", f"is no regular expression ({error})", "correct it")
-        )
-    else:
-        if not named:
-            message = "has no group called confidence"
-            found.append(_problem("weights.rewards.confidence_pattern", message, r"write (?P<confidence>\d)"))
-    return found
+    message = (
+        f"dividing by a deviation of rewards makes a Brier reward teach overconfidence; {scaling!r} is not possible"
+    )
+    return [_problem("weights.grpo.scale_rewards", message, 'use "none", or set weights.rewards.brier_weight: 0')]
 
 
 def _classifier(job: TrainJob) -> list[Problem]:
@@ -84,6 +68,8 @@ def _rows(job: TrainJob) -> list[Problem]:
     if not job.examples:
         return [_problem("capabilities", f"{job.capability} has no training rows", "add a train split")]
     known = range(len(job.examples))
+    if job.stage_steps and (len(job.stage_steps) != len(job.stages) or min(job.stage_steps) < 1):
+        return [_problem("weights.schedule", "every stage needs steps of its own", "correct the stages")]
     if job.stages and all(stage and all(row in known for row in stage) for stage in job.stages):
         return []
     return [_problem("weights.schedule", "a stage is empty or names a row that does not exist", "correct the stages")]
@@ -118,7 +104,13 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
         weights["monitors"]["formats"] = classifier_fingerprint(monitors)
         if job.weights.warm_start is not None:
             weights["warm_start"] = job.weights.warm_start.model_dump(mode="json")
-    taught = {}
+    taught: dict[str, Any] = {}
+    if job.tasks:
+        taught["tasks"] = [[t.capability, _digest(t.skill), t.first, t.rows] for t in job.tasks]
+    if job.stage_steps:
+        taught["stage_steps"] = list(job.stage_steps)
+    if job.start is not None:
+        taught["start"] = job.start.sha256
     if job.method == "distill":
         taught["teacher"] = _digest(job.teacher)
         taught["completions"] = _digest([[example.id, example.gold_completion] for example in job.examples])

@@ -15,13 +15,15 @@ Does not: import torch, touch a trainer (see `trl_grpo`), or judge an adapter; g
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from hybrid.config.monitors import AlarmAction, MonitorsConfig
-from hybrid.evidence.formats import FormatUse, format_use
+from hybrid.evidence.formats import FormatUse, format_use, merited_share
 from hybrid.weights.observe import PASSED, SHARE
 
 Name = Literal[
@@ -156,16 +158,20 @@ class Monitor:
         used, before = format_use(after, base), format_use(base)
         if used is None or before is None:
             return None
-        return self._one_format(before, used) or self._fewer_formats(before, used, start, now)
+        if used.excess_collapse is None or used.excess_collapse <= self._settings.format_excess:
+            return None
+        name = max(used.shares, key=lambda name: used.shares[name])
+        if used.shares[name] <= merited_share(name, base):
+            return None  # on its way to the optimum, which is as far away in nats on this side as on the other
+        return self._one_format(name, before, used) or self._fewer_formats(before, used, start, now)
 
-    def _one_format(self, before: FormatUse, used: FormatUse) -> _Finding | None:
+    def _one_format(self, name: str, before: FormatUse, used: FormatUse) -> _Finding | None:
         """One format rose to (nearly) everything, beyond what its accuracy at the start earns it.
 
         That it rose counts too: where the base is hardly ever right, merit is unknown and excess alone says little.
         """
-        most, excess = self._settings.format_share, used.excess_collapse
-        name, share = max(used.shares.items(), key=lambda item: item[1])
-        if most is None or share < most or excess is None or excess <= self._settings.format_excess:
+        most, excess, share = self._settings.format_share, used.excess_collapse, used.shares[name]
+        if most is None or share < most:
             return None
         if self._errors(share, before.shares.get(name, 0.0), self._settings.window) <= _SURE:
             return None
@@ -233,6 +239,18 @@ class Monitor:
         groups = steps * self._groups
         smooth = [(share * groups + 0.5) / (groups + 1) for share in (larger, smaller)]
         return (larger - smaller) / math.sqrt(sum(share * (1.0 - share) for share in smooth) / groups)
+
+
+class StagedMonitor:
+    """A monitor for each stage of a training, `lengths` steps each: a stage is compared with its own first steps."""
+
+    def __init__(self, settings: MonitorsConfig, groups: int, completions: int, lengths: Sequence[int]) -> None:
+        self._ends = list(accumulate(lengths))
+        self._parts = [Monitor(settings, groups, completions) for _ in lengths]
+
+    def feed(self, metrics: Mapping[str, float]) -> tuple[Alarm, ...]:
+        """Take the figures of the next step (with `step`, from 1), and return the alarms that it set off."""
+        return self._parts[bisect_left(self._ends, metrics["step"])].feed(metrics)
 
 
 def _rises(start: _Window, now: _Window) -> bool:

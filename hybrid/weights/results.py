@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from hybrid.store.faults import faultpoint
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
 from hybrid.weights.jobs import base_label, job_identity
-from hybrid.weights.monitors import Alarm, Monitor, marks, taken_back_from
+from hybrid.weights.monitors import Alarm, Monitor, StagedMonitor, marks, taken_back_from
 
 RESULT = "RESULT.json"
 _KEYS = {
@@ -44,15 +45,20 @@ _KEYS = {
     "mean_token_accuracy": "token_accuracy",
 }
 """Keys of a trainer's log line -> names in `TrainResult.history`."""
+NOTE = "engine_note"
+"""Key of a log line: the fast ways that were not used, and why."""
 FIGURE = "monitor/"
 """Prefix in a trainer's log of the figures that the monitors read; in the history they stand without it."""
+_REWARD = re.compile(r"rewards/(?P<column>.+)/mean")
+"""A reward's column in a trainer's log line; the history has it as `reward/COLUMN` where `_KEYS` gives no other name."""
 
 
 def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of one log line under the names of `TrainResult.history`, with `step`."""
     found = {"step": float(line["step"])}
     figures = {key: key.removeprefix(FIGURE) for key in sorted(line) if key.startswith(FIGURE)}
-    for key, name in (_KEYS | figures).items():
+    columns = {key: f"reward/{match['column']}" for key in sorted(line) if (match := _REWARD.fullmatch(key))}
+    for key, name in (columns | _KEYS | figures).items():
         value = line.get(key)
         if isinstance(value, int | float) and math.isfinite(value):
             found[name] = float(value)
@@ -71,15 +77,23 @@ def read_log(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool:
-    """Whether this job ends here because there is nothing to learn from."""
-    return job.method == "grpo" and no_signal(history, min(job.weights.checkpoint_every, job.steps))
+    """Whether this job ends here because there is nothing to learn from.
+
+    A task without signal is no reason to leave the others of a shared job untrained: only a whole training without is.
+    """
+    window = job.steps if job.tasks else min(job.weights.checkpoint_every, job.steps)
+    return job.method == "grpo" and no_signal(history, window)
 
 
-def monitor_of(job: TrainJob) -> Monitor | None:
-    """A fresh monitor of a job; None for a method that is not watched."""
+def monitor_of(job: TrainJob) -> Monitor | StagedMonitor | None:
+    """A fresh monitor of a job; None for a method that is not watched. Stages of a shared job are other tasks, and the
+    first steps of one say nothing of the last ones of another: each is watched by itself."""
     if job.method != "grpo":
         return None
-    return Monitor(job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step)
+    settings, groups, completions = job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step
+    if job.tasks and len(job.stages) > 1:
+        return StagedMonitor(settings, groups, completions, job.stage_steps)
+    return Monitor(settings, groups, completions)
 
 
 def alarms_of(job: TrainJob, history: Sequence[Mapping[str, float]]) -> tuple[Alarm, ...]:
@@ -115,6 +129,8 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
     facts: dict[str, Any] = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
     if job.method == "distill":  # whose text this adapter stands for
         facts["document_sha256"] = hashlib.sha256(job.teacher.encode()).hexdigest()
+    if job.tasks:
+        facts["tasks"] = [task.capability for task in job.tasks]
     write_manifest(folder, checkpoint.base["fingerprint"], facts)
     faultpoint("adapter.after-export")
     return inspect_adapter(folder)
@@ -148,6 +164,7 @@ def finish(
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
     notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
+    given_up = {way: reason for line in log for way, reason in line.get(NOTE, {}).items()}
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
     if warm is not None:
@@ -174,6 +191,7 @@ def finish(
         history=tuple(history),
         note="; ".join(notes),
         alarms=alarms,
+        warnings=tuple(f"{way} by TRL's own way: {reason}" for way, reason in sorted(given_up.items())),
     )
     _record(job, result)
     return result
@@ -219,6 +237,7 @@ def _record(job: TrainJob, result: TrainResult) -> None:
         "history": list(result.history),
         "note": result.note,
         "alarms": [alarm.as_json() for alarm in result.alarms],
+        "warnings": list(result.warnings),
     }
     faultpoint("result.before")
     write_json(job.out / RESULT, seal(body))
@@ -245,7 +264,10 @@ def read_result(job: TrainJob) -> TrainResult | None:
         found.append((step, adapter))
     numbers = {key: body[key] for key in ("steps", "seconds", "completions", "tokens_in", "tokens_out", "note")}
     alarms = tuple(Alarm(**alarm) for alarm in body["alarms"])
-    return TrainResult(checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, **numbers)
+    warnings = tuple(body.get("warnings", ()))
+    return TrainResult(
+        checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, warnings=warnings, **numbers
+    )
 
 
 def require_last(job: TrainJob, checkpoint: Checkpoint | None) -> Checkpoint:

@@ -1,37 +1,74 @@
-"""Rewards of training completions: the grader's value, and a Brier term for stated confidence (RLCR, 2507.16806).
+"""Rewards of training completions, column by column: the grader's value, layout, facets, and stated confidence.
 
-    parse_confidence("dcba~7", pattern, scale=10.0)      # 0.7
-    brier(True, 0.7)                                     # 1 - (0.7 - 1)^2 = 0.91
+    rewards = Rewards(examples, grader, RewardConfig(brier_weight=1.0))
+    {c.name: c.weight for c in rewards.columns}          # {"accuracy": 1.0, "brier": 1.0}
+    rewards.column("brier", rows, completions)           # 1 - (q - a)^2 of each completion (RLCR, 2507.16806)
 
-The completion is graded as it is, confidence included, because that is how it is measured. Does not: generate, combine
-rewards (the trainer weighs them) or normalise them.
+The completion is graded as it is, confidence included, because that is how it is measured. Does not: generate, add the
+columns up (the trainer weighs them) or normalise them.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from hybrid.capability.graders.base import UNJUDGED, GraderError, Unjudged
+from hybrid.capability.graders.matching import MATCHER, MatchTooCostly
 from hybrid.capability.types import Example, Grader, Score
+from hybrid.config.rewards import RewardConfig
+from hybrid.evidence.stated import Reader, brier_loss, parse_confidence
+
+__all__ = ["Column", "Rewards", "brier", "columns_of", "parse_confidence", "signal_share"]
+
+SECONDS = 0.5
+"""Processor time that the pattern of the format may use on one completion; one that takes longer is not well-formed."""
+PART = "part/"
+"""Prefix of the columns of facets."""
 
 
-def parse_confidence(completion: str, pattern: re.Pattern[str], scale: float) -> float | None:
-    """The stated confidence in [0, 1]: the last match's group `confidence` over `scale`. None when there is none."""
-    found: str | None = None
-    for match in pattern.finditer(completion):
-        found = match["confidence"]
-    if found is None:
-        return None
-    try:
-        confidence = float(found) / scale
-    except ValueError:
-        return None
-    return confidence if 0.0 <= confidence <= 1.0 else None
+@dataclass(frozen=True)
+class Column:
+    """One reward function: its name in the log, and its weight. A weight of 0 is only watched."""
+
+    name: str
+    weight: float
+
+
+def columns_of(settings: RewardConfig, may_fail: bool = False) -> tuple[Column, ...]:
+    """The columns of a configuration. Accuracy always; another one where it has a weight or was asked for by its key.
+
+    `may_fail`: the grader may give no verdict, which the column `unjudged` marks with 1.
+    """
+    found = [Column("accuracy", settings.accuracy_weight)]
+    if settings.format_weight > 0 or settings.format_pattern is not None:
+        found.append(Column("format", settings.format_weight))
+    if settings.confidence is not None:
+        found.append(Column("brier", settings.brier_weight))
+    found += [Column(PART + name, weight) for name, weight in sorted(settings.parts.items())]
+    return (*found, Column(UNJUDGED, 0.0)) if may_fail else tuple(found)
+
+
+def filled(columns: Sequence[Sequence[float]], unjudged: int, generations: int) -> list[list[float]]:
+    """Rows of rewards (completions by columns) in which one without a verdict has its group's mean in every column.
+
+    Its advantage is then 0 under unscaled rewards: it teaches nothing, and moves no baseline. `unjudged` is the index of the
+    column that marks it. In a group without any verdict all rewards are 0, which is no signal.
+    """
+    out = [list(row) for row in columns]
+    for start in range(0, len(out), generations):
+        group = out[start : start + generations]
+        known = [row for row in group if row[unjudged] == 0.0]
+        for row in group:
+            if row[unjudged] != 0.0:
+                mean = [sum(values) / len(known) for values in zip(*known, strict=True)] if known else [0.0] * len(row)
+                row[:] = [*mean[:unjudged], 1.0, *mean[unjudged + 1 :]]
+    return out
 
 
 def brier(correct: bool, confidence: float | None) -> float:
     """1 - (q - a)^2 with a in {0, 1}: 1 is best. No confidence scores 0, like the surest wrong answer."""
-    return 0.0 if confidence is None else 1.0 - (confidence - float(correct)) ** 2
+    return 1.0 - brier_loss(None if confidence is None else (confidence, correct))
 
 
 def signal_share(totals: Sequence[float], generations: int) -> float:
@@ -41,22 +78,31 @@ def signal_share(totals: Sequence[float], generations: int) -> float:
 
 
 class Rewards:
-    """Rewards of batches of completions. The scores of the newest batch are kept, so that two columns grade it once."""
+    """Rewards of batches of completions. The scores of the newest batch are kept, so that its columns grade it once.
 
-    def __init__(self, examples: Sequence[Example], grader: Grader, pattern: str, scale: float) -> None:
-        self._examples, self._grader = examples, grader
-        self._pattern, self._scale = re.compile(pattern), scale
+    Raises `GraderError` for a part of which the grader says nothing in a whole batch: it would pay for nothing in silence.
+    """
+
+    def __init__(self, examples: Sequence[Example], grader: Grader, settings: RewardConfig) -> None:
+        self._examples, self._grader, self._settings = examples, grader, settings
+        self._reader = Reader.of(settings)
+        self._pattern = settings.format_pattern
+        self.columns = columns_of(settings, getattr(grader, "may_fail", False))
         self._newest: tuple[tuple[tuple[int, ...], tuple[str, ...]], list[Score]] | None = None
 
-    def accuracy(self, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
-        """The grader's value of each completion of the example in `rows`."""
-        return [score.value for score in self._scores(rows, completions)]
-
-    def brier(self, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
-        """The Brier reward of each completion; the grader's `passed` is its correctness."""
+    def column(self, name: str, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
+        """One column: the reward of each completion of the example in `rows`."""
         scores = self._scores(rows, completions)
-        confidences = [parse_confidence(text, self._pattern, self._scale) for text in completions]
-        return [brier(s.passed, q) for s, q in zip(scores, confidences, strict=True)]
+        if name == UNJUDGED:
+            return [score.facets.get(UNJUDGED, 0.0) for score in scores]
+        if name == "accuracy":
+            return [score.value for score in scores]
+        if name == "format":
+            return [self._format(score, text) for score, text in zip(scores, completions, strict=True)]
+        if name == "brier":
+            assert self._reader is not None
+            return [brier(s.passed, self._reader.read(text)) for s, text in zip(scores, completions, strict=True)]
+        return self._part(name.removeprefix(PART), scores)
 
     def newest(self) -> list[tuple[int, str, Score]]:
         """(row, completion, score) of the newest batch, in order; empty before the first."""
@@ -65,9 +111,36 @@ class Rewards:
         (rows, completions), scores = self._newest
         return list(zip(rows, completions, scores, strict=True))
 
+    def _format(self, score: Score, completion: str) -> float:
+        """1 for a right answer that is well-formed. A wrong one gets nothing: an additive bonus teaches long wrong answers."""
+        if not score.passed:
+            return 0.0
+        if self._pattern is None:
+            return self._part("format", [score])[0]
+        try:
+            return float(MATCHER.first([self._pattern], completion, False, SECONDS) == 0)
+        except MatchTooCostly:
+            return 0.0
+
+    def _part(self, facet: str, scores: Sequence[Score]) -> list[float]:
+        scored = [score for score in scores if UNJUDGED not in score.facets]
+        if scored and not any(facet in score.facets for score in scored):
+            known = ", ".join(sorted({name for score in scores for name in score.facets})) or "none at all"
+            raise GraderError(
+                f"weights.rewards rewards the facet {facet!r}, and the grader reports no such facet (it reports {known}); "
+                "correct the name in weights.rewards.parts, or give weights.rewards.format_pattern"
+            )
+        return [score.facets.get(facet, 0.0) for score in scores]
+
     def _scores(self, rows: Sequence[int], completions: Sequence[str]) -> list[Score]:
         key = (tuple(rows), tuple(completions))
         if self._newest is None or self._newest[0] != key:
             pairs = zip(rows, completions, strict=True)
-            self._newest = (key, [self._grader.grade(text, self._examples[row]) for row, text in pairs])
+            self._newest = (key, [self._grade(text, self._examples[row]) for row, text in pairs])
         return self._newest[1]
+
+    def _grade(self, completion: str, example: Example) -> Score:
+        try:
+            return self._grader.grade(completion, example)
+        except Unjudged as error:
+            return Score(0.0, False, {UNJUDGED: 1.0}, str(error))

@@ -73,6 +73,8 @@ class Order:
     steps: int
     per_step: int
     seed: int
+    lengths: tuple[int, ...] = ()
+    """Steps of each stage; without them they are in proportion to its rows."""
 
     def rows(self, step: int) -> tuple[int, ...]:
         """Row indices of `step` (from 0), `per_step` of them. An epoch may end, and the next begin, within a step."""
@@ -86,7 +88,8 @@ class Order:
 
     def _stage_of(self, step: int) -> tuple[int, int]:
         first = 0
-        for number, length in enumerate(stage_lengths(self.steps, [len(s) for s in self.stages])):
+        lengths = self.lengths or stage_lengths(self.steps, [len(s) for s in self.stages])
+        for number, length in enumerate(lengths):
             if step < first + length:
                 return number, first
             first += length

@@ -16,31 +16,33 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from hybrid.backends.loading import fold_lm_head
+from hybrid.capability.graders.base import UNJUDGED
 from hybrid.errors import TrainingError
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
+from hybrid.weights.engine import EngineMixin
 from hybrid.weights.observe import Observer, figures
 from hybrid.weights.results import FIGURE
-from hybrid.weights.rewards import Rewards, signal_share
+from hybrid.weights.rewards import Rewards, filled, signal_share
 from hybrid.weights.schedule import Order
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
 
 
-class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPO trainer under hybrid's order, checkpoints and guards."""
+class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer under hybrid's order, checkpoints, guards and fast ways."""
 
     def __init__(self, session: Session, prompts: Sequence[PromptRow]) -> None:
         job, plan = session.job, session.plan
         grpo = job.weights.grpo
         self.session = session
-        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed)
+        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed, job.stage_steps)
         self.repeat, self.passes = grpo.generations, plan.accumulation
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}
         self._observer = Observer(job.weights.monitors, job.examples, job.grader)
-        rewards = job.weights.rewards
-        self._graded = Rewards(job.examples, job.grader, rewards.confidence_pattern, rewards.confidence_scale)
-        functions, weights = _reward_functions(session, self._graded)
+        self._graded = Rewards(job.examples, job.grader, job.weights.rewards)
+        functions = _reward_functions(session, self._graded)
+        weights = [column.weight for column in self._graded.columns]
         super().__init__(
             model=session.loaded.model,
             reward_funcs=functions,
@@ -49,6 +51,7 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
             processing_class=session.loaded.tokenizer,
             peft_config=lora_config(session),
         )
+        self.start_engine()
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """The ids that the backend reads. TRL's own call would add a second begin-of-text token to a chat template."""
@@ -60,8 +63,11 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         if not bool(torch.isfinite(rewards).all()):
             step = self.state.global_step + 1
             raise TrainingError(f"step {step}: a reward is not finite; the weights were not updated. Check the grader")
+        names = [column.name for column in self._graded.columns]
+        if UNJUDGED in names:
+            rewards = rewards.new_tensor(filled(rewards.tolist(), names.index(UNJUDGED), self.num_generations))
         totals = (rewards * self.reward_weights.to(rewards.device)).sum(dim=1).tolist()
-        self._silent = 1.0 - signal_share(totals, self.num_generations)
+        self._silent_share = 1.0 - signal_share(totals, self.num_generations)
         samples = gather_object(self._observer.samples(self._graded.newest()))
         self._figures = figures(samples, self.num_generations)
         return rewards
@@ -70,7 +76,7 @@ class HybridGrpo(DurableMixin, GRPOTrainer):  # type: ignore[misc]
         """TRL's rollouts, with our count of silent groups (under `scale_rewards: batch` TRL's hides them) and figures."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         metrics = self._metrics["train"]
-        metrics["frac_reward_zero_std"][-1] = self._silent
+        metrics["frac_reward_zero_std"][-1] = self._silent_share
         for name, value in self._figures.items():
             metrics[FIGURE + name].append(value)
         if self.beta == 0.0 and self.session.job.weights.monitors.kl is not None:
@@ -138,9 +144,8 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
     )
 
 
-def _reward_functions(session: Session, rewards: Rewards) -> tuple[list[Any], list[float]]:
-    """Reward functions in TRL's calling convention, and their weights; Brier is a column of its own and so logged."""
-    settings = session.job.weights.rewards
+def _reward_functions(session: Session, rewards: Rewards) -> list[Any]:
+    """One reward function in TRL's calling convention per column; TRL logs each under its name, whatever it weighs."""
     tokenizer, stops = session.loaded.tokenizer, set(session.loaded.stop_ids)
 
     def texts(completion_ids: list[list[int]]) -> list[str]:
@@ -148,12 +153,11 @@ def _reward_functions(session: Session, rewards: Rewards) -> tuple[list[Any], li
         cut = [next((ids[:i] for i, token in enumerate(ids) if token in stops), ids) for ids in completion_ids]
         return [tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in cut]
 
-    def accuracy(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
-        return rewards.accuracy(row, texts(completion_ids))
+    def function(name: str) -> Any:
+        def reward(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
+            return rewards.column(name, row, texts(completion_ids))
 
-    def brier(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
-        return rewards.brier(row, texts(completion_ids))
+        reward.__name__ = name
+        return reward
 
-    if settings.brier_weight == 0:
-        return [accuracy], [settings.accuracy_weight]
-    return [accuracy, brier], [settings.accuracy_weight, settings.brier_weight]
+    return [function(column.name) for column in rewards.columns]

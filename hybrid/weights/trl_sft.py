@@ -26,7 +26,7 @@ class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
     def __init__(self, session: Session, rows: Sequence[GoldRow]) -> None:
         job = session.job
         self.session = session
-        self.order = Order(job.stages, job.steps, job.supervised.batch, job.seed)
+        self.order = Order(job.stages, job.steps, job.supervised.batch, job.seed, job.stage_steps)
         self._rows = tuple(rows)
         super().__init__(
             model=session.loaded.model,

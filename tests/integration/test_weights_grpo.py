@@ -12,7 +12,8 @@ from hybrid.backends import rendering
 from hybrid.backends.adapters import check_adapter, read_tensors
 from hybrid.backends.base import Request, Sampling
 from hybrid.backends.transformers_backend import TransformersBackend
-from hybrid.capability.types import Example, Message
+from hybrid.capability.graders.base import Unjudged
+from hybrid.capability.types import Example, Message, Score
 from hybrid.config.schema import RewardConfig, TransformersBackendConfig
 from hybrid.errors import ConfigError, TrainingError
 from hybrid.evidence.compose import compose
@@ -228,6 +229,42 @@ def test_a_brier_term_is_a_logged_column_of_its_own(folder, tmp_path):
     for line in train(job).history:
         assert 0.0 <= line["brier"] <= 1.0
         assert line["reward"] == pytest.approx(line["accuracy"] + 0.5 * line["brier"], abs=1e-5)
+
+
+def test_every_column_is_logged_by_its_name_and_weighs_what_it_should(folder, tmp_path):
+    class Faceted(Letters):
+        def grade(self, completion, example):
+            score = super().grade(completion, example)
+            return Score(score.value, score.passed, {"long": float(len(completion) > 3)})
+
+    settings = RewardConfig(format_weight=0.5, format_pattern="[a-f]", parts={"long": 0.25})
+    watched = RewardConfig(format_pattern="[a-f]", parts={"long": 0.0}, confidence_pattern="tag")
+    job = make_job(folder, tmp_path / "a", grpo={"steps": 2}, weights={"rewards": settings}, grader=Faceted())
+    for line in train(job).history:
+        parts = 0.5 * line["reward/format"] + 0.25 * line["reward/part/long"]
+        assert line["reward"] == pytest.approx(line["accuracy"] + parts, abs=1e-5)
+        assert line["reward/part/long"] > 0
+    job = make_job(folder, tmp_path / "b", grpo={"steps": 2}, weights={"rewards": watched}, grader=Faceted())
+    plain = make_job(folder, tmp_path / "c", grpo={"steps": 2})
+    result = train(job)
+    assert {"reward/format", "reward/part/long", "brier"} <= set(result.history[0])
+    assert hashes(result) == hashes(train(plain))  # columns of weight 0 change nothing
+
+
+def test_a_completion_that_nobody_judged_teaches_nothing(folder, tmp_path):
+    class Silent(Letters):
+        may_fail = True
+
+        def grade(self, completion, example):
+            score = super().grade(completion, example)
+            if len(self.seen) % 4 == 0:
+                raise Unjudged("no verdict")
+            return score
+
+    job = make_job(folder, tmp_path / "some", grpo={"steps": 2}, grader=Silent())
+    result = train(job)
+    assert [line["reward/unjudged"] for line in result.history] == [0.25, 0.25]
+    assert all(line["accuracy"] > 0 for line in result.history)
 
 
 def test_a_brier_term_with_group_scaling_is_refused_in_the_words_of_the_config(folder, tmp_path):

@@ -196,6 +196,20 @@ MUTATIONS = [
     ("choices: [Paris, Rome]", "choices: [Paris]", "capabilities[1].grader.choices", "1 of at least 2", "add one"),
     ("{maximum: 4, minimum: 1,", "{maximum: 4, minimum: 5,", "skill.edits", "must not exceed", "minimum is 5"),
     ("brier_weight: 0.5", "brier_weight: 1.5", "weights.rewards", "must not exceed", "brier_weight is 1.5"),
+    (
+        "    loss: dapo",
+        "    loss: dapo\n    scale_rewards: group",
+        "weights.grpo.scale_rewards",
+        "overconfidence",
+        'use "none"',
+    ),
+    (
+        "brier_weight: 0.5",
+        "brier_weight: 0.5, confidence_pattern: '~(c)'",
+        "weights.rewards.confidence_pattern",
+        "no group called confidence",
+        "digit, percent, tag",
+    ),
     ("  - name: capitals", "  - name: units", "capabilities[1].name", "used twice", "a name of its own"),
     # dangling paths
     ("path: data/units}", "path: data/unit}", "capabilities[0].source.path", "no data at", "'data/units'"),

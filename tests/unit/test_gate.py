@@ -109,7 +109,7 @@ def test_graded_scores_are_judged_by_size():
     assert found.decision == "accept" and found.improved == found.regressed == 20
 
 
-@pytest.mark.parametrize(("incumbent", "challenger"), [([1.0], []), ([0.0], [1.2]), ([float("nan")], [0.0])])
+@pytest.mark.parametrize(("incumbent", "challenger"), [([1.0], []), ([0.0], [1.2]), ([float("inf")], [0.0])])
 def test_unpaired_or_impossible_scores_are_refused(incumbent, challenger):
     with pytest.raises(ValueError, match="scores"):
         ship_gate(incumbent, challenger, POLICY)
@@ -181,3 +181,11 @@ def test_without_correction_nothing_changes():
 def test_strictly_better_is_the_bare_mean():
     assert strictly_better([0.0, 1.0, 0.0], [1.0, 1.0, 0.0])
     assert not strictly_better([1.0, 0.0], [0.0, 1.0])
+
+
+def test_a_pair_that_was_not_judged_is_in_no_count_and_in_no_slice():
+    nan = float("nan")
+    incumbent, challenger = [0.0] * 20 + [nan, 1.0], [1.0] * 20 + [1.0, nan]
+    found = ship_gate(incumbent, challenger, POLICY, slices={"all": range(22)})
+    assert found == ship_gate([0.0] * 20, [1.0] * 20, POLICY, slices={"all": range(20)})
+    assert found.n == 20

@@ -309,8 +309,31 @@ def example_data():
             "backward_transfer": {
                 "order-triage": {"date-arithmetic": {"delta": 0.02, "low": -0.04, "high": 0.08, "n": 48}}
             },
-            "predicted": estimate(0.02, 48),
-            "actual": None,
+            "predicted": estimate(0.62, 96),
+            "actual": estimate(0.58, 96),
+            "arm": "weights",
+            "by": "transfer",
+            "why": "by backward transfer: order-triage bears date-arithmetic after it",
+            "steps": 80,
+            "pair_steps": 40,
+            "replay": 0.2,
+            "points": [
+                {
+                    "after": after,
+                    "step": step,
+                    "entropy": {"order-triage": estimate(0.9 - step / 100, 32), "date-arithmetic": estimate(0.5, 32)},
+                    "accuracy": {"order-triage": estimate(0.4, 48), "date-arithmetic": estimate(0.3 + step / 200, 48)},
+                }
+                for after, step in ((None, 0), ("order-triage", 40), ("date-arithmetic", 80))
+            ],
+            "joint": {"after": "date-arithmetic", "step": 80, "entropy": {}, "accuracy": {}},
+            "tasks": {
+                "order-triage": {"predicted": estimate(0.6, 48), "actual": estimate(0.5, 48), "joint": None},
+                "date-arithmetic": {"predicted": None, "actual": estimate(0.66, 48), "joint": estimate(0.6, 48)},
+            },
+            "helped": {"mean": -0.02, "low": -0.1, "high": 0.06, "p": 0.7, "n": 96, "improved": 4, "regressed": 6},
+            "chosen": "joint",
+            "reason": "ordered (step 80) against mixed (step 60) -0.020 on search, not above the margin 0",
         },
         "warnings": [
             "device auto: no CUDA was found, the run used the CPU.",

@@ -49,7 +49,7 @@ HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 def poisoned(value, poison):
     """The same data with the poison after every free text and before every free name."""
-    fixed = {"placement", "measured", "declared", "decision", "arm", "schema_version"}
+    fixed = {"placement", "measured", "declared", "decision", "arm", "schema_version", "by", "chosen"}
     named = {
         "profile",
         "collateral",
@@ -62,6 +62,9 @@ def poisoned(value, poison):
         "stages",
         "seeds",
         "backward_transfer",
+        "entropy",
+        "accuracy",
+        "tasks",
         "details",
     }
     if isinstance(value, list):
@@ -80,6 +83,7 @@ def hostile(poison):
     data = poisoned(example_data(), poison)
     first = data["capabilities"][0]
     first["gate"][0]["slices"] = {poison: {"delta": -0.1, "low": -0.2, "high": -0.01, "n": 20, "p": 0.01}}
+    data["schedule"]["arm"] = poison
     data["schedule"]["backward_transfer"] = {poison: {poison: {"delta": 0.0, "low": -0.1, "high": 0.1, "n": 9}}}
     first["skill_edits"][0].update(target=poison, content=f"{poison}\n{poison}")
     for i, c in enumerate(data["capabilities"]):

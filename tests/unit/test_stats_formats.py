@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hybrid.evidence.formats import effective_number, excess_collapse, format_use, merited_shares, shares
+from hybrid.evidence.formats import effective_number, excess_collapse, format_use, merited_share, merited_shares, shares
 
 
 def test_shares_are_sorted_by_name():
@@ -58,3 +58,11 @@ def test_without_a_base_or_without_completions():
     alone = format_use([("a", True)])
     assert alone is not None and alone.excess_collapse is None
     assert format_use([]) is None
+
+
+def test_the_merited_share_is_one_without_pairs_and_follows_accuracy_with_them():
+    assert merited_share("a", []) == 1.0
+    base = [("a", True)] * 30 + [("b", i < 10) for i in range(30)]
+    assert merited_share("a", base) == pytest.approx(30.5 / 41, abs=1e-3)
+    assert merited_share("never shown", base) < 0.02
+    assert sum(merited_share(name, base) for name in "ab") == pytest.approx(1.0)

@@ -174,7 +174,7 @@ def test_paired_interval_is_inside_antisymmetric_and_ignores_order(values, rng):
     assert paired_interval([-v for v in values], resamples=100) == pytest.approx((-mean, -high, -low))
 
 
-@pytest.mark.parametrize("bad", [[float("nan")], [1.5], [-1.5]])
+@pytest.mark.parametrize("bad", [[float("inf")], [1.5], [-1.5]])
 def test_impossible_values_are_refused(bad):
     with pytest.raises(ValueError, match="finite and lie"):
         mean_interval(bad)
@@ -185,3 +185,11 @@ def test_impossible_values_are_refused(bad):
 def test_group_names_must_match_the_values():
     with pytest.raises(ValueError, match="group names"):
         mean_interval([1.0, 0.0], groups=["a"])
+
+
+def test_what_was_not_judged_is_left_out_with_its_group():
+    nan = float("nan")
+    assert mean_interval([1.0, nan, 0.0, 1.0]) == mean_interval([1.0, 0.0, 1.0])
+    assert paired_interval([1.0, nan, 0.0, nan]) == paired_interval([1.0, 0.0])
+    assert mean_interval([1.0, nan, 0.0], groups=["a", "b", "b"]) == mean_interval([1.0, 0.0], groups=["a", "b"])
+    assert mean_interval([nan]).n == 0

@@ -141,12 +141,8 @@ def test_identity_names_fields_by_their_config_keys():
             "weights.grpo.scale_rewards",
         ),
         (
-            {"weights": {"rewards": RewardConfig(brier_weight=0.5, confidence_pattern=r"~(\d)")}},
-            "weights.rewards.confidence_pattern",
-        ),
-        (
-            {"weights": {"rewards": RewardConfig(brier_weight=0.5, confidence_pattern="(?P<confidence>")}},
-            "weights.rewards.confidence_pattern",
+            {"weights": {"grpo": GrpoConfig(scale_rewards="batch"), "rewards": RewardConfig(brier_weight=0.5)}},
+            "weights.grpo.scale_rewards",
         ),
         ({"weights": {"monitors": MonitorsConfig(classifier="no_such:tell")}}, "weights.monitors.classifier"),
         ({"model": {"dtype": "float16"}}, "model.dtype"),

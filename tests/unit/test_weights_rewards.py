@@ -5,9 +5,14 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from hybrid.capability.graders import GraderError, build_grader
+from hybrid.capability.graders.base import Unjudged
 from hybrid.capability.types import Example, Score
-from hybrid.weights.rewards import Rewards, brier, parse_confidence, signal_share
+from hybrid.config.schema import ExactGrader, JsonGrader, RewardConfig
+from hybrid.evidence.stated import Reader, parse_confidence
+from hybrid.weights.rewards import Rewards, brier, columns_of, filled, signal_share
 
 PATTERN = r"~(?P<confidence>\d)\s*$"
 
@@ -78,19 +83,115 @@ def test_accuracy_plus_brier_prefers_the_likelier_answer(one, other):
     assert value(high) >= value(low) - 1e-12
 
 
-def test_rewards_grade_each_completion_once_for_both_columns_and_look_up_the_right_row():
+EXAMPLES = [Example(id="a", prompt="p", reference="ab"), Example(id="b", prompt="p", reference="cd")]
+
+
+def test_rewards_grade_each_completion_once_for_all_columns_and_look_up_the_right_row():
     grader = CountingGrader()
-    examples = [Example(id="a", prompt="p", reference="ab"), Example(id="b", prompt="p", reference="cd")]
-    rewards = Rewards(examples, grader, PATTERN, 10)
+    rewards = Rewards(EXAMPLES, grader, RewardConfig(brier_weight=0.5))
+    assert [(c.name, c.weight) for c in rewards.columns] == [("accuracy", 1.0), ("brier", 0.5)]
     rows, texts = [1, 0, 1], ["cd~9", "cd~2", "cd"]
-    assert rewards.accuracy(rows, texts) == [1.0, 0.0, 1.0]
-    assert rewards.brier(rows, texts) == pytest.approx([0.99, 0.96, 0.0])
+    assert rewards.column("accuracy", rows, texts) == [1.0, 0.0, 1.0]
+    assert rewards.column("brier", rows, texts) == pytest.approx([0.99, 0.96, 0.0])
     assert grader.calls == 3
-    assert rewards.accuracy([0, 0, 0], texts) == [0.0, 0.0, 0.0]
+    assert rewards.column("accuracy", [0, 0, 0], texts) == [0.0, 0.0, 0.0]
     assert grader.calls == 6
+
+
+def test_a_column_of_weight_zero_is_watched_and_one_that_nobody_asked_for_is_not_there():
+    assert [c.name for c in columns_of(RewardConfig())] == ["accuracy"]
+    watched = RewardConfig(confidence_pattern="tag", format_pattern="x", parts={"values": 0, "name": 0.5})
+    assert [(c.name, c.weight) for c in columns_of(watched)] == [
+        ("accuracy", 1.0), ("format", 0.0), ("brier", 0.0), ("part/name", 0.5), ("part/values", 0.0),
+    ]  # fmt: skip
+
+
+def test_the_layout_of_a_wrong_answer_is_never_paid_for():
+    settings = RewardConfig(format_weight=1.0, format_pattern=r"^ab!$|^cd!$")
+    rewards = Rewards(EXAMPLES, CountingGrader(), settings)
+    assert rewards.column("format", [0, 0, 0], ["ab!", "cd!", "ab"]) == [1.0, 0.0, 0.0]
+
+
+def test_a_layout_that_takes_too_long_to_match_is_not_well_formed():
+    rewards = Rewards(EXAMPLES, CountingGrader(), RewardConfig(format_weight=1.0, format_pattern=r"^(\w+\s?)*$"))
+    assert rewards.column("format", [0], ["ab" + "a" * 40 + "!"]) == [0.0]
+
+
+def test_without_a_pattern_the_graders_facet_says_what_is_well_formed():
+    exact = build_grader(ExactGrader(type="exact"))
+    rewards = Rewards(EXAMPLES, exact, RewardConfig(format_weight=0.2))
+    assert rewards.column("format", [0, 1], ["ab", "ab"]) == [1.0, 0.0]
+    with pytest.raises(GraderError, match="no such facet"):
+        Rewards(EXAMPLES, CountingGrader(), RewardConfig(format_weight=0.2)).column("format", [0], ["ab"])
+
+
+def test_facets_are_partial_credit_and_an_unknown_one_is_an_error():
+    grader = build_grader(JsonGrader(type="json", fields=("a", "b")))
+    example = Example(id="j", prompt="p", reference='{"a": 1, "b": 2}')
+    rewards = Rewards([example], grader, RewardConfig(parts={"field.a": 0.5, "nothing": 0.1}))
+    texts = ['{"a": 1, "b": 3}', "no json"]
+    assert rewards.column("part/field.a", [0, 0], texts) == [1.0, 0.0]
+    with pytest.raises(GraderError, match=r"'nothing'.*field\.a, field\.b, format"):
+        rewards.column("part/nothing", [0, 0], texts)
+
+
+@pytest.mark.parametrize(
+    ("form", "completion", "expected"),
+    [
+        ("digit", "dcba~7", 0.7),
+        ("percent", "Paris, 85%", 0.85),
+        ("percent", "85% sure, so Paris", None),
+        ("tag", "<answer>4</answer><confidence> 0.8 </confidence>", 0.8),
+        ("tag", "<confidence>0.1</confidence> no, <confidence>0.9</confidence>", 0.9),
+        ("tag", "<confidence>80</confidence>", None),
+        ("tag", "<confidence>0.8", None),
+        ("tag", "<confidence>0.8.1</confidence>", None),
+        (r"p=(?P<confidence>\S+)", "p=0.25", 0.25),
+    ],
+)
+def test_confidence_is_read_in_the_named_forms(form, completion, expected):
+    reader = Reader.of(RewardConfig(confidence_pattern=form))
+    assert reader is not None
+    assert reader.read(completion) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_confidence_is_looked_for_at_the_end_only_so_that_reading_is_cheap():
+    reader = Reader.of(RewardConfig(confidence_pattern="tag"))
+    assert reader is not None
+    assert reader.read("<confidence>0.8</confidence>" + "x" * 5_000) is None
+
+
+def test_without_a_pattern_nothing_is_read():
+    assert Reader.of(RewardConfig()) is None
+    assert RewardConfig(brier_weight=1.0).confidence == (PATTERN, 10.0)
+    with pytest.raises(ValidationError, match="confidence_scale"):
+        RewardConfig(confidence_scale=100)
 
 
 def test_signal_share_counts_groups_with_different_rewards():
     assert signal_share([0, 0, 1, 1, 0, 1, 0.5, 0.5], 2) == 0.25
     assert signal_share([1, 1, 1, 1], 4) == 0.0
     assert signal_share([0.0, 1e-12], 2) == 0.0
+
+
+def test_a_completion_without_a_verdict_has_its_groups_mean_and_so_no_advantage():
+    columns = [[1.0, 0.5, 0.0], [0.0, 0.1, 1.0], [0.0, 0.3, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    found = filled(columns, 2, 3)
+    assert found[1] == pytest.approx([0.5, 0.4, 1.0])
+    assert found[0] == columns[0] and found[2] == columns[2]
+    assert found[3:] == [[0.0, 0.0, 1.0]] * 3  # a group without any verdict has no signal
+
+
+def test_a_grader_that_may_fail_has_a_column_that_counts_its_failures():
+    class Failing(CountingGrader):
+        may_fail = True
+
+        def grade(self, completion, example):
+            if completion == "lost":
+                raise Unjudged("no verdict")
+            return super().grade(completion, example)
+
+    rewards = Rewards(EXAMPLES, Failing(), RewardConfig())
+    assert [c.name for c in rewards.columns] == ["accuracy", "unjudged"]
+    assert rewards.column("unjudged", [0, 0], ["ab", "lost"]) == [0.0, 1.0]
+    assert rewards.column("accuracy", [0, 0], ["ab", "lost"]) == [1.0, 0.0]

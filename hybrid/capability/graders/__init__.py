@@ -12,7 +12,9 @@ import math
 
 from hybrid.capability.graders.base import GraderError
 from hybrid.capability.graders.callables import PythonCallable, load_callable
+from hybrid.capability.graders.calls import FunctionCall
 from hybrid.capability.graders.code import Code, code_mistakes
+from hybrid.capability.graders.judge import UnboundJudge
 from hybrid.capability.graders.numeric import Numeric
 from hybrid.capability.graders.pattern import Regex, pattern_mistakes
 from hybrid.capability.graders.structured import Json
@@ -42,6 +44,8 @@ def check_grader(config: schema.GraderConfig) -> list[str]:
             return [f"fields: {path!r} has an empty part" for path in config.fields if "" in path.split(".")]
         case schema.CodeGrader():
             return code_mistakes(config)
+        case schema.JudgeGrader():
+            return [f"check.{mistake}" for mistake in check_grader(config.check)] if config.check is not None else []
         case schema.PythonGrader():
             try:
                 load_callable(config.path)
@@ -70,5 +74,9 @@ def build_grader(config: schema.GraderConfig) -> Grader:
             return Json(config)
         case schema.CodeGrader():
             return Code(config)
+        case schema.FunctionCallGrader():
+            return FunctionCall(config)
         case schema.PythonGrader():
             return PythonCallable(config)
+        case schema.JudgeGrader():
+            return UnboundJudge(config, build_grader(config.check) if config.check is not None else None)

@@ -22,6 +22,14 @@ class GraderError(HybridError):
     """A grader failed, which is not the model's fault. The completion is not scored; the run stops."""
 
 
+class Unjudged(GraderError):  # noqa: N818  # an answer without a verdict, not a broken grader
+    """A model that judges gave no readable verdict on this one answer. It is left out and counted, never scored 0."""
+
+
+UNJUDGED = "unjudged"
+"""Facet (1.0) that marks a stored answer without a verdict; its value stands for nothing."""
+
+
 def right(facets: Mapping[str, float] | None = None) -> Score:
     """The completion is correct: value 1."""
     return Score(1.0, True, {"format": 1.0, **(facets or {})}, "Correct.")
