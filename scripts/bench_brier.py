@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--arms", nargs="*", default=["accuracy", "brier 1", "brier 4", "brier 2"], choices=list(ARMS))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--train", type=int, default=150, help="training questions per kind")
     parser.add_argument("--test", type=int, default=50, help="test questions per kind")

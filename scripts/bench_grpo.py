@@ -221,8 +221,14 @@ def run_stock(options: argparse.Namespace, job: TrainJob, loaded: LoadedModel, g
     order = Order(job.stages, job.steps, options.prompts, job.seed)
     texts = [job.examples[row].prompt for step in range(job.steps) for row in order.rows(step)]
 
-    def accuracy(completions: list[str], **_: Any) -> list[float]:
-        return [job.grader.grade(text, job.examples[0]).value for text in completions]
+    def accuracy(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        # hybrid grades what comes before an end token, which here ends no completion.
+        ends = set(loaded.stop_ids)
+        cut = [ids[: next((i for i, token in enumerate(ids) if token in ends), None)] for ids in completion_ids]
+        texts = [
+            loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in cut
+        ]
+        return [job.grader.grade(text, job.examples[0]).value for text in texts]
 
     torch.manual_seed(0)
     with quiet():

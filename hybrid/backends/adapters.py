@@ -89,7 +89,7 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     if trained_on != base_fingerprint:
         raise AdapterError(
             f"{path}: was trained on another base: {str(trained_on)[:12]}..., while the loaded model is "
-            f"{base_fingerprint[:12]}...; use that base (same weights, precision and end of answer), or train again"
+            f"{base_fingerprint[:12]}...; use that base (same weights, precision, quantisation and end of answer), or train again"
         )
     _check_config(path, config)
     tensors = read_tensors(path)
@@ -105,6 +105,11 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
         tensors=len(tensors),
         parameters=sum(int(t.numel()) for t in tensors.values()),
     )
+
+
+def check_files(path: Path) -> None:
+    """Raise AdapterError unless the folder has a manifest and every file in it is as that says. Reads no tensors."""
+    _check_files(path, _read_object(path, MANIFEST, "train it with hybrid, or write a manifest for it"))
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.backends.base import Backend
-from hybrid.config.schema import BackendConfig, ModelConfig, ScriptedBackendConfig
+from hybrid.config.schema import BackendConfig, ModelConfig, ScriptedBackendConfig, VllmBackendConfig
 
 
 def default_cache_dir() -> Path:
@@ -29,10 +29,28 @@ def build_backend(
 
         return ScriptedBackend(resolve(backend.script))
     require_stack()
+    if isinstance(backend, VllmBackendConfig):
+        return _vllm(model, backend, resolve, cache_dir)
     from hybrid.backends.loading import load_base
     from hybrid.backends.transformers_backend import TransformersBackend
 
     return TransformersBackend(load_base(model, resolve, cache_dir), backend)
+
+
+def _vllm(model: ModelConfig, backend: VllmBackendConfig, resolve: Callable[[str], Path], cache_dir: Path) -> Backend:
+    from hybrid.backends.loading import load_base, model_folder
+    from hybrid.backends.vllm_backend import VllmBackend
+    from hybrid.backends.vllm_engines import Colocated, Engine, Served, import_vllm
+
+    if backend.mode == "colocate":
+        import_vllm()  # before a model is loaded in vain
+    loaded = load_base(model.model_copy(update={"device": "cpu"}), resolve, cache_dir)
+    engine: Engine
+    if backend.mode == "server":
+        engine = Served(model, backend, loaded.stop_ids)
+    else:
+        engine = Colocated(model, backend, model_folder(model, resolve, cache_dir), loaded.stop_ids)
+    return VllmBackend(loaded, engine, backend, "cuda" if model.device == "auto" else model.device)
 
 
 def require_stack() -> None:
@@ -44,6 +62,6 @@ def require_stack() -> None:
     absent = [name for name in ("torch", "transformers", "peft", "safetensors") if find_spec(name) is None]
     if absent:
         raise BackendError(
-            f"backend.type transformers needs {', '.join(absent)}; install torch for your machine and then "
+            f"generating with a model needs {', '.join(absent)}; install torch for your machine and then "
             "`pip install 'hybrid-placement[train]'`"
         )

@@ -8,11 +8,12 @@ Nothing here raises for a broken machine: every problem is a finding with its fi
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +44,8 @@ WINDOWS: dict[str, tuple[str, str | None]] = {
     "safetensors": ("0.8", None),
 }
 """Supported versions of the training stack: from the first, below the second. They equal the extra `train`."""
+OPTIONAL: dict[str, tuple[str, str | None]] = {"bitsandbytes": ("0.50", "0.51"), "vllm": ("0.22", "0.31.1")}
+"""The same for packages that only some settings need. vLLM pins torch exactly: its newer releases leave TRL's window."""
 _LEAST_MEMORY_GIB, _LEAST_DISK_GIB = 2.0, 2.0
 
 
@@ -65,7 +68,13 @@ def examine(loaded: LoadedConfig | None, cache_dir: Path | None = None) -> list[
     scripted = loaded is not None and isinstance(loaded.config.backend, ScriptedBackendConfig)
     needed = loaded is not None and not scripted
     model = loaded.config.model if loaded is not None else ModelConfig(path="reference")
-    findings = [_python(), *_packages(needed), *_machine(model, needed, cache_dir or default_cache_dir())]
+    findings = [
+        _python(),
+        *_packages(needed),
+        _processes(os.environ),
+        *_extras(loaded),
+        *_machine(model, needed, cache_dir or default_cache_dir()),
+    ]
     if loaded is not None:
         findings.append(_answer(loaded, cache_dir or default_cache_dir()))
     return findings
@@ -93,6 +102,29 @@ def _packages(needed: bool) -> Iterator[Finding]:
             yield Finding(name=name, status="ok", detail=found)
         else:
             yield Finding(name=name, status="warn", detail=f"{found} is outside {wanted}, untested", fix=fix)
+
+
+def _extras(loaded: LoadedConfig | None) -> Iterator[Finding]:
+    """Packages that only some settings need, when this configuration has such a setting."""
+    if loaded is None:
+        return
+    config = loaded.config
+    wanted = {
+        "bitsandbytes": config.model.quantization is not None or config.weights.optimizer != "adamw",
+        "vllm": getattr(config.backend, "mode", None) == "colocate",
+    }
+    for name in (name for name, needed in wanted.items() if needed):
+        window = OPTIONAL[name]
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            fix = f"pip install '{name}>={window[0]},<{window[1]}'"
+            yield Finding(name=name, status="fail", detail="not installed, and this configuration needs it", fix=fix)
+            continue
+        inside = _inside(found, window)
+        detail = found if inside else f"{found} is outside >={window[0]},<{window[1]}, untested"
+        fix = "" if inside else f"pip install '{name}>={window[0]},<{window[1]}'"
+        yield Finding(name=name, status="ok" if inside else "warn", detail=detail, fix=fix)
 
 
 def _machine(model: ModelConfig, needed: bool, cache_dir: Path) -> Iterator[Finding]:
@@ -184,6 +216,16 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return re.search(r"\b(avx512_bf16|amx_bf16)\b", flags) is not None
+
+
+def _processes(environment: Mapping[str, str]) -> Finding:
+    """How many processes a launcher started, and how many of them on this machine."""
+    count = int(environment.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Finding(name="processes", status="ok", detail="1, without a launcher or alone under one")
+    here = int(environment.get("LOCAL_WORLD_SIZE", str(count)))
+    place = "all on this machine" if here == count else f"{here} on this machine"
+    return Finding(name="processes", status="ok", detail=f"{count}, {place}; rank 0 leads")
 
 
 def _inside(found: str, window: tuple[str, str | None]) -> bool:

@@ -8,7 +8,7 @@ Does not: generate (see `transformers_backend`), attach adapters, or train.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
+from hybrid.backends import quantization
 from hybrid.backends.base import ModelInfo
 from hybrid.backends.device import choose_device, set_threads
 from hybrid.backends.transformers_files import Translating, check_folder, dequantised, find_model
@@ -25,7 +26,7 @@ from hybrid.backends.transformers_identity import model_fingerprint, weights_che
 from hybrid.config.schema import ModelConfig
 from hybrid.errors import BackendError
 
-__all__ = ["LoadedModel", "fold_lm_head", "load_base", "model_fingerprint", "weights_checksum"]
+__all__ = ["LoadedModel", "fold_lm_head", "load_base", "model_fingerprint", "model_folder", "weights_checksum"]
 
 
 @dataclass(frozen=True)
@@ -54,28 +55,37 @@ def load_base(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Pa
     """
     device = choose_device(config.device)
     set_threads(config.threads)
-    folder = find_model(config, resolve)
-    check_folder(folder, config.gguf_file)
+    folder = model_folder(config, resolve, cache_dir)
     with _quiet():
-        if config.gguf_file is not None:
-            folder = dequantised(folder, config.gguf_file, config.dtype, cache_dir)
         tokenizer = _load_tokenizer(folder)
-        model = _load_model(folder, config.dtype)
+        model = _load_model(folder, config.dtype, quantization.load_options(config, device.device))
     stop_ids = _set_end(model, tokenizer, config.end_of_answer)
     _refuse_appended_end(tokenizer)
     model.eval().requires_grad_(False)
-    fingerprint = model_fingerprint(model, tokenizer)
-    with Translating(f"the model does not fit on {device.device}"):
-        model.to(device.device)
+    quantization.settle(model, config.quantization)
+    fingerprint = quantization.fingerprint(model_fingerprint(model, tokenizer), config.quantization)
+    if config.quantization is None:  # a quantised one was packed where it computes
+        with Translating(f"the model does not fit on {device.device}"):
+            model.to(device.device)
     fold_lm_head(model)
     info = ModelInfo(
         path=config.path,
         fingerprint=fingerprint,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=quantization.parameters(model),
         dtype=config.dtype,
         device=device.device,
     )
     return LoadedModel(model, tokenizer, info, config.chat, stop_ids, device.reason)
+
+
+def model_folder(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Path) -> Path:
+    """The checked folder that holds the model in safetensors; a GGUF is dequantised first. Raises BackendError."""
+    folder = find_model(config, resolve)
+    check_folder(folder, config.gguf_file)
+    if config.gguf_file is None:
+        return folder
+    with _quiet():
+        return dequantised(folder, config.gguf_file, config.dtype, cache_dir)
 
 
 def fold_lm_head(model: Any) -> None:
@@ -117,8 +127,11 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _load_model(folder: Path, dtype: str) -> Any:
-    """The model, every weight from the file: transformers fills missing ones with random numbers and only warns."""
+def _load_model(folder: Path, dtype: str, options: Mapping[str, Any]) -> Any:
+    """The model, every weight from the file: transformers fills missing ones with random numbers and only warns.
+
+    `options` are those of quantisation.
+    """
     with Translating(f"the model in {folder} cannot be loaded"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -127,6 +140,7 @@ def _load_model(folder: Path, dtype: str) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
             ignore_mismatched_sizes=True,  # they are named and refused below, instead of in a logged table
         )
     absent = sorted(report["missing_keys"])

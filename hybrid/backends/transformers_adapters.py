@@ -17,6 +17,7 @@ import torch
 from hybrid.backends.adapters import check_adapter, read_tensors
 from hybrid.backends.base import Adapter
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.quantization import refuse_merge
 from hybrid.errors import AdapterError
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 12
@@ -100,6 +101,7 @@ class AdapterShelf:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise AdapterError(f"{adapter.path}: does not fit this base: {reason[:300]}") from error
         self._peft.eval()
+        refuse_merge(self._peft)
 
     def _check_loaded(self, adapter: Adapter, name: str) -> None:
         """Every tensor of the file is in the model, and every adapter weight of the model came from the file."""

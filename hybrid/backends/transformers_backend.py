@@ -63,7 +63,8 @@ class TransformersBackend:
 
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
     report should mention: a batch size that had to be lowered because the accelerator's memory ran out, and a model
-    with which shared beginnings cannot be used. `share_prefixes=False` sends every row through `generate`.
+    with which shared beginnings cannot be used. `share_prefixes=False` sends every row through `generate`. `batch_rows` is
+    the most rows in a batch at present.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class TransformersBackend:
         prefixes: prefix.PrefixStore | None = None,
     ) -> None:
         self._loaded = loaded
-        self._rows = config.batch_size
+        self.batch_rows = config.batch_size
         self._shelf = AdapterShelf(loaded)
         self._warnings: list[str] = []
         self._sharing: bool | None = None if share_prefixes else False  # None: the model was not checked yet
@@ -107,23 +108,48 @@ class TransformersBackend:
         without tokens, and when one row alone exceeds the accelerator's memory; AdapterError for an adapter that must
         not be used. Nothing is generated then.
         """
+        done = self.generate_part(requests, sampling, adapter, 0, 1)
+        return [done[place] for place in range(len(requests))]
+
+    def generate_part(
+        self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None, part: int, parts: int
+    ) -> dict[int, Completion]:
+        """`generate` for every batch whose number leaves `part` when divided by `parts`: completions by place.
+
+        Batches are cut from the whole call, so that a row has the same neighbours and padding whoever computes it.
+        Raises as `generate` does, in every part alike where the request or the adapter is at fault.
+        """
         shared, alone = self._share(self._encode(requests, sampling))
         # Longest first: padding is small, and a batch that does not fit into memory shows at once, not after an hour.
         alone.sort(key=lambda row: (-len(row.ids), row.place))
         key = adapter.sha256 if adapter else ""
         done: dict[int, Completion] = {}
+        cut = [*((rows, True) for rows in self._batches(shared)), *((rows, False) for rows in self._batches(alone))]
         with self._shelf.active(adapter), torch.inference_mode():
             self._prefixes.retain(self._shelf.attached)
-            self._all(shared, lambda batch: self._shared_answers(batch, sampling, key), done)
-            self._all(alone, lambda batch: self._answers(batch, sampling), done)
+            for rows, sharing in cut[part::parts]:
+                if sharing:
+                    self._all(rows, lambda batch: self._shared_answers(batch, sampling, key), done)
+                else:
+                    self._all(rows, lambda batch: self._answers(batch, sampling), done)
             self._prefixes.trim()
-        return [done[place] for place in range(len(requests))]
+        return done
+
+    def _batches(self, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
+        """Rows cut into batches of the current size."""
+        found: list[Sequence[_Row]] = []
+        start = 0
+        while start < len(rows):
+            batch = rows[start : start + self.batch_rows]
+            found.append(batch[: _even_width(batch)])
+            start += len(found[-1])
+        return found
 
     def _all(self, rows: Sequence[_Row], answers: _Answers, done: dict[int, Completion]) -> None:
         """Every row's completion into `done`, by place, in batches of at most the current size."""
         start = 0
         while start < len(rows):
-            batch = rows[start : start + self._rows]
+            batch = rows[start : start + self.batch_rows]
             batch = batch[: _even_width(batch)]
             completions = self._fitting(batch, answers)
             if completions is None:
@@ -189,10 +215,10 @@ class TransformersBackend:
                     "smaller model or precision, or shorten the skill"
                 ) from error
         # Outside the handler: the traceback of the error would keep the failed batch's tensors alive.
-        self._rows = (len(batch) + 1) // 2
+        self.batch_rows = (len(batch) + 1) // 2
         self._prefixes.clear()
         self._warnings.append(
-            f"out of memory with {len(batch)} rows: the batch size is {self._rows} for the rest of this run"
+            f"out of memory with {len(batch)} rows: the batch size is {self.batch_rows} for the rest of this run"
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

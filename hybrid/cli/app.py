@@ -152,7 +152,7 @@ def probe(
 
     Stops before anything is changed; `run` goes on from there.
     """
-    _run(context, _load(config, overrides), out, fresh=False, probe_only=True)
+    _run(context, _load(config, overrides), out, probe_only=True)
 
 
 @app.command()
@@ -162,13 +162,26 @@ def run(
     out: Out = None,
     overrides: Overrides = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the run folder holds and start over.")] = False,
+    fork: Annotated[
+        Path | None,
+        typer.Option(
+            "--fork",
+            metavar="DIR",
+            file_okay=False,
+            help="Go on from the run in DIR, as a new run.",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a damaged or unfinished checkpoint instead of an older one.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Probe, place, improve, verify and report.
 
     The same command continues an interrupted run.
     """
-    _run(context, _load(config, overrides), out, fresh=fresh, probe_only=False)
+    _run(context, _load(config, overrides), out, fresh=fresh, fork=fork, strict=strict)
 
 
 @app.command()
@@ -313,7 +326,16 @@ def _load(config: Path, overrides: list[str] | None) -> LoadedConfig:
     return load_checked(config, overrides or [])
 
 
-def _run(context: typer.Context, loaded: LoadedConfig, out: Path | None, *, fresh: bool, probe_only: bool) -> None:
+def _run(
+    context: typer.Context,
+    loaded: LoadedConfig,
+    out: Path | None,
+    *,
+    fresh: bool = False,
+    probe_only: bool = False,
+    fork: Path | None = None,
+    strict: bool = False,
+) -> None:
     from hybrid.cli.display import make_display
     from hybrid.pipeline.run import run as run_pipeline
 
@@ -321,7 +343,9 @@ def _run(context: typer.Context, loaded: LoadedConfig, out: Path | None, *, fres
     folder = out if out is not None else Path("runs") / loaded.config.name
     display = make_display(output.as_json)
     try:
-        path = run_pipeline(loaded, folder, fresh=fresh, probe_only=probe_only, on_event=display.event)
+        path = run_pipeline(
+            loaded, folder, fresh=fresh, probe_only=probe_only, fork=fork, strict=strict, on_event=display.event
+        )
     finally:
         display.close()
     result = {**display.outcome(), "out": str(folder), "report": str(path)}

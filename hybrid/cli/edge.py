@@ -6,8 +6,12 @@ verb. An error that is none of hybrid's own is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from types import FrameType
 
 from typer.exceptions import Abort, TyperException
 
@@ -47,7 +51,8 @@ def _guarded(argv: Sequence[str], output: Output) -> int:
     from hybrid.cli.app import invoke
 
     try:
-        return invoke(list(argv), output)
+        with _terminable():
+            return invoke(list(argv), output)
     except HybridError as error:
         return _show(error, output)
     except TyperException as error:
@@ -56,6 +61,23 @@ def _guarded(argv: Sequence[str], output: Output) -> int:
     except (KeyboardInterrupt, Abort):
         output.error("Interrupted", _CONTINUES, INTERRUPTED)
         return INTERRUPTED
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM (of a scheduler, say) ends the command like Ctrl-C: locks are let go, and the exit code is 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show(error: HybridError, output: Output) -> int:

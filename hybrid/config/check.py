@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hybrid.config.problems import explain
+from hybrid.config.rules import KeyRuleError
 from hybrid.config.schema import Config
 from hybrid.config.shape import Spot, choices, find, keys, tags
 from hybrid.config.suggest import did_you_mean, nearest, quoted
@@ -116,6 +117,10 @@ class _Check:
             return self._set(spot.path, int(error["input"]))  # 1e6 is a fine way to write a count
         if kind == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             return False  # pydantic counts only the entries that are valid; each of the others has its own error
+        rule = error.get("ctx", {}).get("error")
+        if isinstance(rule, KeyRuleError):
+            self._report((*spot.path, *rule.path), rule.message, rule.fix)
+            return self._put((*spot.path, *rule.path), rule.legal)
         if kind == "value_error" and not spot.path:
             return self._rule_of_the_file(error, spot)
         parent = _get(self.tree, spot.path[:-1])
@@ -205,6 +210,13 @@ class _Check:
             section[path[-1]] = value  # type: ignore[index]  # the path was just found in this tree
             return True
         return False
+
+    def _put(self, path: KeyPath, value: Any) -> bool:
+        """`_set`, where the sections above may not be written yet: the key stands at its default."""
+        section = self.tree
+        for part in path[:-1]:
+            section = section.setdefault(part, {}) if isinstance(section, dict) else None
+        return self._set(path, value)
 
     def _remove(self, path: KeyPath, quietly: bool = False) -> bool:
         """Take a value away. Loudly: whatever its absence causes further up is not the user's mistake."""

@@ -25,6 +25,8 @@ from hybrid.config.graders import NormalizedGrader as NormalizedGrader
 from hybrid.config.graders import NumericGrader as NumericGrader
 from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
+from hybrid.config.memory import MemoryConfig as MemoryConfig
+from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
@@ -38,6 +40,9 @@ from hybrid.config.text import ProposerConfig as ProposerConfig
 from hybrid.config.text import ReplayProposerConfig as ReplayProposerConfig
 from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
+from hybrid.config.tree import CriticsConfig as CriticsConfig
+from hybrid.config.tree import TreeConfig as TreeConfig
+from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
@@ -57,6 +62,9 @@ class ModelConfig(Section):
     """Precision of the base weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA when it works and names what it took; `cuda` without CUDA is an error."""
+    quantization: QuantizationConfig | None = None
+    """Store the linear layers in 4 or 8 bits (needs bitsandbytes); none keeps them at `dtype`. Another base: answers, fingerprint
+    and adapters are those of the quantised model."""
     gguf_file: str | None = None
     """File name of a GGUF inside the folder; it is dequantised once and cached as safetensors."""
     revision: str | None = None
@@ -76,7 +84,9 @@ class TransformersBackendConfig(Section):
 
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=256, ge=1)
-    """Rows generated together."""
+    """Rows generated together. Several processes share whole batches: a call of one batch is one process's work."""
+    share_timeout_s: float = Field(default=3600.0, gt=0.0)
+    """Seconds that a process may take for its part of a call before the run ends with an error that names it."""
 
 
 class ScriptedBackendConfig(Section):
@@ -87,7 +97,9 @@ class ScriptedBackendConfig(Section):
     """JSON file; see `hybrid.backends.scripted`."""
 
 
-BackendConfig = Annotated[TransformersBackendConfig | ScriptedBackendConfig, Field(discriminator="type")]
+BackendConfig = Annotated[
+    TransformersBackendConfig | VllmBackendConfig | ScriptedBackendConfig, Field(discriminator="type")
+]
 
 
 class JsonlSource(Section):
@@ -275,21 +287,23 @@ class Config(Section):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"capabilities: the name {twice[0]!r} is used twice")
+        if self.backend.type == "vllm" and self.model.quantization is not None:
+            raise ValueError(
+                "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
+            )
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
         judged = sorted(c.name for c in self.capabilities if c.abstain is not None and c.grader.type == "judge")
         if judged:
             raise ValueError(f"capabilities: {judged[0]} has a judge, which decides itself what an abstention is worth")
-        if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
-            raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         if self.gate.ship.calibration is not None and self.weights.rewards.confidence is None:
             raise ValueError(
                 "gate.ship.calibration: no answer states a confidence, so nothing would read it; "
                 "set weights.rewards.confidence_pattern"
             )
         scaling = self.weights.grpo.scale_rewards
-        if self.weights.method == "grpo" and self.weights.rewards.brier_weight > 0 and scaling != "none":
+        if self.weights.reinforces and self.weights.rewards.brier_weight > 0 and scaling != "none":
             raise ValueError(
                 f"weights.grpo.scale_rewards: {scaling!r} divides by a deviation of rewards, which makes a Brier reward teach "
                 'overconfidence (Bereket and Leskovec 2025, arXiv 2508.11800); use "none", or leave out rewards.brier_weight'
@@ -297,4 +311,6 @@ class Config(Section):
         order = self.weights.schedule.order
         if not isinstance(order, str) and sorted(order) != sorted(names):
             raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
+        if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
+            raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self

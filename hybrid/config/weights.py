@@ -7,10 +7,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
+from hybrid.config.memory import MemoryConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
+from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.tree import TreeConfig
 
 
 class LoraConfig(Section):
@@ -37,6 +40,9 @@ class GrpoConfig(Section):
     """Weight of the KL to the base."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     scale_rewards: Literal["none", "group", "batch"] = "none"
+    iterations: int = Field(default=1, ge=1, le=64)
+    """Optimiser steps on each batch of completions; those after the first are off policy, under the clipped ratio. `steps`
+    and `weights.checkpoint_every` must be multiples of it: completions are not saved."""
     engine: Literal["auto", "plain"] = "auto"
     """`auto`: prompts are computed once per group, when sampling and in the update, wherever a trial shows that it changes
     nothing; `plain`: TRL's own ways."""
@@ -89,17 +95,22 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill"] = "grpo"
-    """`distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
+    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
+    arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
+    tree: TreeConfig = TreeConfig()
     warm_start: WarmStartConfig | None = None
-    """For `grpo`: begin with supervised steps; none begins at the base."""
+    """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps the two moments in 8 bits (Dettmers et al. 2022, 2110.02861; tensors below 4096 numbers stay in 32);
+    `paged_...` also lets them move to the host's memory, on CUDA only. Both need bitsandbytes."""
     generality: GeneralityConfig = GeneralityConfig()
     unknown_facts: UnknownFacts = "keep"
     """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
@@ -107,18 +118,35 @@ class WeightsConfig(Section):
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
-    """Completions in one forward pass; default: the whole step."""
+    """Completions in one forward pass; default: the whole step, or less where the predicted memory does not fit."""
+    memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
-        if self.warm_start is not None and self.method != "grpo":
+        if self.warm_start is not None and not self.reinforces:
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
         return self
 
     @model_validator(mode="after")
-    def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
-        if self.unknown_facts == "relabel" and self.method == "distill":
-            raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
+    def _checkpoints_lie_between_phases(self) -> WeightsConfig:
+        """A checkpoint within a generation phase would resume to other weights, and say nothing."""
+        phase = self.phase
+        counts = [(("grpo", "steps"), self.grpo.steps), (("checkpoint_every",), self.checkpoint_every)]
+        counts += [(("schedule", "pair_steps"), n) for n in [self.schedule.pair_steps] if n is not None]
+        for path, value in counts:
+            legal = multiples_near(value, phase)
+            if value not in legal:
+                message = f"{value} lies within a generation phase, which is {phase} optimiser steps (grpo.iterations)"
+                fix = (
+                    f"write {' or '.join(map(str, legal))}: a run that resumes there ends with other weights otherwise"
+                )
+                raise KeyRuleError(path, message, fix, legal[0])
+        return self
+
+    @model_validator(mode="after")
+    def _trees_are_grown_for_every_step(self) -> WeightsConfig:
+        if self.method == "tree" and self.grpo.iterations > 1:
+            raise ValueError("grpo.iterations: method tree searches anew for every step; leave it at 1")
         return self
 
     @model_validator(mode="after")
@@ -129,11 +157,34 @@ class WeightsConfig(Section):
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
             )
-        if self.schedule.tasks == "shared" and (self.generality.augment != "none" or self.unknown_facts != "keep"):
+        if self.schedule.tasks == "shared" and (self.unknown_facts != "keep" or self.generality.augment != "none"):
             raise ValueError(
-                "schedule.tasks: shared does not know generality.augment or unknown_facts; train separate adapters for these"
+                "schedule.tasks: shared trains every row as it is; leave unknown_facts and generality.augment at their "
+                "defaults or train separate adapters"
             )
         return self
+
+    @property
+    def phase(self) -> int:
+        """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
+        return self.grpo.iterations if self.method == "grpo" else 1
+
+    @model_validator(mode="after")
+    def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
+        if self.unknown_facts == "relabel" and self.method == "distill":
+            raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The method in words, for a report."""
+        uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
+        return uses[self.tree.use] if self.method == "tree" else self.method
+
+    @property
+    def reinforces(self) -> bool:
+        """Whether every step generates completions and learns from their rewards."""
+        return reinforces(self.method, self.tree)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -143,4 +194,9 @@ class WeightsConfig(Section):
     @property
     def steps(self) -> int:
         """Optimiser steps of one training, without a warm start's."""
-        return self.grpo.steps if self.method == "grpo" else self.supervised.steps
+        return self.grpo.steps if self.reinforces else self.supervised.steps
+
+
+def reinforces(method: str, tree: TreeConfig) -> bool:
+    """Whether a training by `method` generates completions in every step and learns from their rewards."""
+    return method == "grpo" or (method == "tree" and tree.use == "advantages")

@@ -96,8 +96,8 @@ def judge(
 def transfer(shipping: Shipping, name: ArmName) -> Transfer:
     """tau = gain on variants / gain on `confirm`; None where there are too few variants or nothing was gained.
 
-    Its interval, and the difference in differences, resample whole families of variants. An arm that ships for its
-    calibration claims no gain in score, so there is none to carry over.
+    An arm that ships for its calibration claims no gain in score, so there is none to carry over. The interval of tau, and the
+    difference in differences, resample whole families of variants.
     """
     varied, base = shipping.variants.get(name), shipping.variants.get("base")
     gain = shipping.verdicts[name].delta if shipping.verdicts[name].basis == "score" else 0.0

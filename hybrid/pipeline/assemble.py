@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ def assemble(
                 **{f"data/{c.name}": c.fingerprint() for c in session.capabilities},
                 **_shipped_skills(session),
             },
+            parent=_parent(session),
         ),
     )
 
@@ -324,10 +326,11 @@ def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training
     result = trainings[name]
     history = tuple(r.TrainingPoint.model_validate({**row, "step": int(row["step"])}) for row in result.history)
     return r.Training(
-        method=f"{session.loaded.config.weights.method} ({name})",
+        method=f"{session.loaded.config.weights.title} ({name})",
         steps=result.steps,
         history=history,
         selected_step=outcome.improved.selected_steps.get(name),
+        memory=None if result.memory is None else r.TrainingMemory(**asdict(result.memory)),
     )
 
 
@@ -419,6 +422,14 @@ def _shipped_skills(session: Session) -> dict[str, str]:
         if path.is_file():
             found[f"skill/{capability.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _parent(session: Session) -> r.ParentRun | None:
+    """The run that this one was forked from, without where it lies."""
+    parent = session.parent
+    if parent is None:
+        return None
+    return r.ParentRun(run_id=parent["run_id"], identity=parent["identity"], changed=tuple(parent["changed"]))
 
 
 def _identity(path: Any) -> str:

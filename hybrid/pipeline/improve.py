@@ -41,6 +41,7 @@ from hybrid.skill.task import SkillTask
 from hybrid.store.atomic import write_text
 from hybrid.store.faults import faultpoint
 from hybrid.weights.base import Method, TrainResult
+from hybrid.weights.tree.figures import search_notes
 
 
 @dataclass
@@ -100,10 +101,8 @@ class Improver:
     def __init__(self, session: Session, capability: Capability) -> None:
         self.session, self.capability = session, capability
         self.proposer, self.editor = proposers.build(session, capability)
-        self.kind: MeasuredKind = "unclear"
-        """What the probes say; it decides whether training rows may be facts that are not known."""
-        self.best_text = ""
-        """The text that served best while probing."""
+        self._kind: MeasuredKind = "unclear"
+        self._best_text = ""
 
     def seed_document(self) -> SkillDocument:
         """The configured seed document, or an empty one of the capability's name."""
@@ -213,7 +212,7 @@ class Improver:
         configuration says so; the second attempt is then the arm, and the first is on record only.
         """
         try:
-            rows, facts = known_rows(self.session, self.capability, self.kind, skill, self._text(into))
+            rows, facts = known_rows(self.session, self.capability, self._kind, skill, self._text(into))
         except TrainingError as error:
             self._stopped(into, arm, error)
             return
@@ -250,6 +249,7 @@ class Improver:
             for warning in result.warnings:
                 session.warn(f"{capability.name}: {name}: {warning}")
             into.notes += [f"{name}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
+            into.notes += [f"{name}: {note}" for note in search_notes(session.loaded.config.weights, result.history)]
             chosen = select_checkpoint(session, capability, name, result, skill, start)
             into.watched[arm] = watch(session, capability, skill, result, self.search("") if skill else start)
             note["summary"] = summary(result, chosen, start)
@@ -267,7 +267,7 @@ class Improver:
 
     def _text(self, into: Improved) -> str:
         """The best text at hand: the accepted document, or the one that served best while probing."""
-        return into.built["skill"].skill if "skill" in into.built else self.best_text
+        return into.built["skill"].skill if "skill" in into.built else self._best_text
 
     def _lessons(self, into: Improved, rows: Rows) -> Lessons:
         """What the accepted document teaches. Raises TrainingError when there is none, or it teaches nothing."""
@@ -282,8 +282,18 @@ class Improver:
         into.notes.append(f"weights: {found.summary}")
         return found
 
-    def improve(self, arms: Sequence[ArmName], fallback: PlacementName | None) -> Improved:
-        """Build the wanted arms in order; where the first finds nothing, the fallback is tried."""
+    def improve(
+        self,
+        arms: Sequence[ArmName],
+        fallback: PlacementName | None,
+        kind: MeasuredKind = "unclear",
+        best_text: str = "",
+    ) -> Improved:
+        """Build the wanted arms in order; where the first finds nothing, the fallback is tried.
+
+        `kind` and `best_text` are what the probes found; they decide what counts as a fact that is not known.
+        """
+        self._kind, self._best_text = kind, best_text
         out = self.text(arms)
         for arm, skill in self.weight_arms(out, arms, fallback):
             self.weight_arm(out, arm, skill, self.search(skill))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from hybrid.backends.memory import free_bytes, mib
 from hybrid.backends.transformers_files import reference_folder
 from hybrid.capability.types import SPLITS, Capability, Example
 from hybrid.config.loader import LoadedConfig
@@ -22,7 +23,7 @@ from hybrid.errors import BackendError
 from hybrid.evidence.power import examples_needed, minimum_detectable_effect, power
 from hybrid.pipeline import plan_cost as cost
 from hybrid.pipeline.plan_cost import Calls, Estimate, Sizes, Work
-from hybrid.pipeline.plan_memory import estimate_memory
+from hybrid.pipeline.plan_memory import MemoryPlan, estimate_memory
 from hybrid.pipeline.plan_text import render
 from hybrid.pipeline.plan_types import CapabilityPlan, Detectable, EvidencePlan, Plan, StagePlan
 from hybrid.pipeline.prepare import load_capabilities
@@ -53,6 +54,8 @@ def plan_capabilities(
     stages = [s for row in rows for s in row.stages]
     calls, tokens = _sum([s.calls for s in stages]), _sum([s.tokens for s in stages])
     longest = max((counter.longest(c) for c in capabilities), default=0)
+    answer = max((c.decoding.max_new_tokens for c in config.capabilities), default=0)
+    memory = estimate_memory(config, _model_folder(loaded), longest, answer)
     return Plan(
         name=config.name,
         model=config.model.path,
@@ -61,8 +64,8 @@ def plan_capabilities(
         tokens=tokens,
         training_steps=_sum([s.training_steps for s in stages]),
         tokens_from="characters / 4, no tokenizer was loaded" if count_tokens is None else "the model's tokenizer",
-        memory=estimate_memory(config, _model_folder(loaded), longest),
-        warnings=tuple(_warnings(config, rows, calls, tokens)),
+        memory=memory,
+        warnings=(*_warnings(config, rows, calls, tokens), *_too_large(config, memory)),
     )
 
 
@@ -111,7 +114,7 @@ def _capability(
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
     most = work.trainings.model_copy(update={"upper": work.trainings.upper * cost.attempts(config.weights)})
     steps = _product(most, together, lambda n: cost.training_steps(config.weights, n))
-    made = _product(most, together, lambda n: cost.training_completions(config.weights, n))
+    made = _product(most, together, lambda n: cost.training_completions(config.weights, n, sizes.train))
     return CapabilityPlan(
         name=capability.name,
         splits={split: len(capability.splits.get(split, ())) for split in SPLITS},
@@ -255,6 +258,23 @@ def _warnings(config: Config, rows: Sequence[CapabilityPlan], calls: Estimate, t
             short = limit < estimate.typical
             need = f"even the typical {estimate.typical:,}" if short else f"the upper bound {estimate.upper:,}"
             yield f"budget.{what}: {limit:,} is below {need}; the run {'will' if short else 'may'} stop (exit code 3)"
+
+
+def _too_large(config: Config, plan: MemoryPlan) -> Iterator[str]:
+    """What does not fit into this machine's memory. The memory of a GPU is not asked: that would load torch."""
+    room = free_bytes("cpu")
+    if config.model.device == "cuda" or room is None or plan.train_mib is None or plan.generate_mib is None:
+        return
+    if plan.generate_mib > mib(room):
+        yield (
+            f"generating takes about {plan.generate_mib:,} MiB and this machine has {mib(room):,} MiB free: lower "
+            "backend.batch_size, or set model.quantization"
+        )
+    elif plan.train_mib > mib(room):
+        yield (
+            f"training takes about {plan.train_mib:,} MiB and this machine has {mib(room):,} MiB free: lower "
+            "weights.rows_per_device (left out, a training cuts its steps to what fits), or set model.quantization"
+        )
 
 
 def _too_small(name: str, plan: EvidencePlan) -> Iterator[str]:

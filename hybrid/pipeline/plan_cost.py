@@ -223,18 +223,22 @@ def pair_steps(weights: WeightsConfig, sharing: int) -> int:
     return (weights.schedule.pair_steps or weights.steps) if measured else 0
 
 
-def training_completions(weights: WeightsConfig, sharing: int = 1) -> int:
-    """Completions that one training generates; none for supervised fine-tuning. `sharing`: see `training_steps`."""
+def training_completions(weights: WeightsConfig, sharing: int = 1, train: int = 0) -> int:
+    """Completions that one training generates, on `train` rows; none for supervised fine-tuning. `sharing`: see
+    `training_steps`. Leaves of a tree count one by one, although they share what they begin with."""
     grpo = weights.grpo
-    each = grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
-    return each * (grpo.steps if sharing < 2 else training_steps(weights, sharing))
+    if weights.method == "tree" and not weights.reinforces:
+        return train * grpo.generations
+    each = grpo.prompts_per_step * grpo.generations if weights.reinforces else 0
+    steps = grpo.steps if sharing < 2 else training_steps(weights, sharing)
+    return each * (steps // weights.phase)
 
 
 def shared_calls(config: Config, sizes: Sizes, sharing: int) -> tuple[Calls, ...]:
     """One task among `sharing` in one adapter: entropies before the ordered training, after each stage and after the mixed
     one; every checkpoint of both on `search`; for the matrix, the task after itself and after each other."""
     weights, schedule = config.weights, config.weights.schedule
-    every = checkpoint_every(weights.steps, weights.checkpoint_every)
+    every = checkpoint_every(weights.steps, weights.checkpoint_every, weights.phase)
     rows = min(schedule.entropy_rows, sizes.train) * config.probe.samples
     checkpoints = 2 * sharing * (weights.steps // every) * sizes.search
     pairs = sharing * sizes.search if pair_steps(weights, sharing) else 0
@@ -264,7 +268,7 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     of rows, and which of them are known. A second attempt counts in the upper bounds alone."""
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
-    selection, made = checkpoints * sizes.search, training_completions(config.weights)
+    selection, made = checkpoints * sizes.search, training_completions(config.weights, train=sizes.train)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
     tries, watched = attempts(config.weights), watched_variants(config.weights, sizes.variant)
     asked = sizes.train * (1 + config.probe.samples) if config.weights.unknown_facts != "keep" else 0

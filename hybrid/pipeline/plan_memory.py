@@ -1,9 +1,8 @@
-"""A rough memory estimate from the headers of the model's files: no weight is read and no model library is loaded.
+"""A memory estimate from the headers of the model's files: no weight is read and no model library is loaded.
 
-Weights at the configured precision; generation adds the key-value cache of one batch; training adds the adapter with
-gradients and Adam's two moments, activations of one pass (about 34 bytes per token, layer and hidden unit in half
-precision, twice that in float32; Korthikanti et al. 2022, arXiv 2205.05198, without recomputation) and three copies of
-the logits. Right within a factor of about two.
+The weights as they will be stored (quantised where `model.quantization` says so), a batch while generating, and a training
+step on the longest rows (see `hybrid.backends.memory`). While an adapter is trained the run holds the base twice: the one
+that answers and the one that is trained.
 
 Does not: know the allocator, the device or other processes.
 """
@@ -14,73 +13,117 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hybrid.backends.memory import (
+    ITEM,
+    MIB,
+    PACKED_BITS,
+    Architecture,
+    Predicted,
+    Work,
+    adapter_bytes,
+    architecture,
+    mib,
+    packed_kind,
+    predict,
+)
 from hybrid.config.schema import Config
 
-MIB = 1024 * 1024
 LARGEST_HEADER = 64 * MIB
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class MemoryPlan(BaseModel):
-    """MiB for the weights alone, while generating and while training; None and a note where it cannot be told."""
+    """MiB for the weights alone, while generating and while training; None and a note where it cannot be told.
+
+    `parts_mib` is what training consists of; generating and learning take turns, so that the larger counts.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     parameters: int | None
     weights_mib: int | None
     generate_mib: int | None
     train_mib: int | None
+    parts_mib: dict[str, int] = {}
     note: str
 
 
-def estimate_memory(config: Config, folder: Path | None, longest_tokens: int) -> MemoryPlan:
-    """`folder` holds the model, or is None when it is not on this machine; `longest_tokens` is prompt plus answer."""
+def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, answer_tokens: int = 0) -> MemoryPlan:
+    """`folder` holds the model, or is None when it is not on this machine; `longest_tokens` is prompt plus answer, of which
+    `answer_tokens` are generated."""
     if folder is None:
         return _unknown("the model is not on this machine")
     shapes = _shapes(folder)
-    shape = _architecture(folder)
-    if not shapes or shape is None:
+    found = _architecture(folder)
+    if not shapes or found is None:
         return _unknown("no safetensors headers or no config.json with the usual keys to read")
-    item = _BYTES[config.model.dtype]
-    parameters = sum(math.prod(s) for s in shapes.values())
-    weights = parameters * item
+    longest_tokens = min(longest_tokens, found.positions or longest_tokens)  # longer rows are refused
+    item = ITEM[config.model.dtype]
+    weights = _weight_bytes(config, shapes, item)
     batch = getattr(config.backend, "batch_size", 1)
-    cache = batch * longest_tokens * shape["layers"] * 2 * shape["kv_width"] * item
+    cache = batch * longest_tokens * found.layers * 2 * found.keys * item
     rows = config.weights.rows_per_device or _rows_per_step(config)
-    adapter = _adapter_parameters(shapes, config.weights.lora.rank) * 16
-    activations = rows * longest_tokens * shape["layers"] * shape["hidden"] * 17 * item
-    logits = 3 * rows * longest_tokens * shape["vocabulary"] * 4
+    trained = _training(config, found, weights, (max(0, longest_tokens - answer_tokens), answer_tokens), rows)
+    parts = {
+        "the base that answers": weights,
+        "the base that is trained": trained.weights,
+        "adapter, gradients, moments": trained.adapter,
+        "generating": trained.generating,
+        "activations": trained.activations,
+        "logits": trained.logits,
+    }
     return MemoryPlan(
-        parameters=parameters,
-        weights_mib=_mib(weights),
-        generate_mib=_mib(weights + cache),
-        train_mib=_mib(weights + adapter + activations + logits),
+        parameters=sum(math.prod(s) for s in shapes.values()),
+        weights_mib=mib(weights),
+        generate_mib=mib(weights + cache),
+        train_mib=mib(weights + trained.peak),
+        parts_mib={name: mib(size) for name, size in parts.items()},
         note=f"batches of {batch} rows while generating, {rows} rows at once in training; right to about a factor of 2",
     )
+
+
+def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, int], rows: int) -> Predicted:
+    chosen = config.weights
+    return predict(
+        a,
+        Work(
+            prompt=tokens[0],
+            answer=tokens[1],
+            rows=rows,
+            generated=_rows_per_step(config) if chosen.method == "grpo" else 0,
+            weight_bytes=weights,
+            adapter=adapter_bytes(a, chosen.lora.rank, chosen.optimizer, chosen.lora.target_modules),
+            item=ITEM[config.model.dtype],
+            rank=chosen.lora.rank,
+            packed=config.model.quantization is not None,
+            full_logits=chosen.method == "distill" and chosen.distill.targets == "logits",
+            cuda=config.model.device == "cuda",
+        ),
+    )
+
+
+def _weight_bytes(config: Config, shapes: dict[str, tuple[int, ...]], item: int) -> int:
+    """Bytes of the base in memory. Quantised: two-dimensional weights but embeddings and output layer."""
+    wanted = config.model.quantization
+    bits = PACKED_BITS[packed_kind(wanted.type, wanted.double)] if wanted is not None else 8.0 * item
+
+    def packed(name: str, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and "embed" not in name and "lm_head" not in name
+
+    return math.ceil(sum(math.prod(s) * (bits / 8 if packed(n, s) else item) for n, s in shapes.items()))
 
 
 def _unknown(why: str) -> MemoryPlan:
     return MemoryPlan(parameters=None, weights_mib=None, generate_mib=None, train_mib=None, note=f"not known: {why}")
 
 
-def _mib(size: float) -> int:
-    return math.ceil(size / MIB)
-
-
 def _rows_per_step(config: Config) -> int:
     weights = config.weights
-    if weights.method != "grpo":
+    if not weights.reinforces:
         return weights.supervised.batch
     rows = weights.grpo.prompts_per_step * weights.grpo.generations
     return max(rows, weights.warm_start.batch) if weights.warm_start is not None else rows
-
-
-def _adapter_parameters(shapes: dict[str, tuple[int, ...]], rank: int) -> int:
-    linear = [s for name, s in shapes.items() if len(s) == 2 and "embed" not in name and "lm_head" not in name]
-    return sum(rank * sum(s) for s in linear)
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -97,18 +140,10 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _architecture(folder: Path) -> dict[str, int] | None:
-    """Layers, hidden width, width of the cached keys, vocabulary; None when a key is missing."""
+def _architecture(folder: Path) -> Architecture | None:
+    """Dimensions of the model in `folder`; None when a key is missing."""
     try:
-        data: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        data = data.get("text_config", data)
-        heads = int(data["num_attention_heads"])
-        head = int(data.get("head_dim") or int(data["hidden_size"]) // heads)
-        return {
-            "layers": int(data["num_hidden_layers"]),
-            "hidden": int(data["hidden_size"]),
-            "kv_width": head * int(data.get("num_key_value_heads") or heads),
-            "vocabulary": int(data["vocab_size"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return architecture(data) if isinstance(data, dict) else None

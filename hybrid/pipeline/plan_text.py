@@ -22,7 +22,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     work = f"{_span(plan.calls)} completions, {_span(plan.tokens)} tokens, {_span(plan.training_steps)} training steps"
     yield f"all: {work}"
     yield f"  typical - upper bound; tokens from {plan.tokens_from}; time: not estimated before anything was measured"
-    yield _memory(plan)
+    yield from _memory(plan)
     for warning in plan.warnings:
         yield f"warning: {warning}"
 
@@ -51,12 +51,15 @@ def _detectable(name: str, shown: Detectable, effect: float) -> str:
     )
 
 
-def _memory(plan: Plan) -> str:
+def _memory(plan: Plan) -> Iterator[str]:
     m = plan.memory
     if m.weights_mib is None:
-        return f"memory: {m.note}"
+        yield f"memory: {m.note}"
+        return
     sizes = f"weights {m.weights_mib:,} MiB, generating {m.generate_mib:,} MiB, training {m.train_mib:,} MiB"
-    return f"memory: {sizes} ({m.note})"
+    yield f"memory: {sizes} ({m.note})"
+    parts = ", ".join(f"{name} {size:,}" for name, size in m.parts_mib.items())
+    yield f"  training in MiB: {parts}; generating and learning take turns"
 
 
 def _span(estimate: Estimate) -> str:

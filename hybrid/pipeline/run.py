@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig, resolved_json
-from hybrid.errors import TrainingError
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
 from hybrid.pipeline import judges, workers
 from hybrid.pipeline.arms import Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
+from hybrid.pipeline.follow import follow, join, open_backend
+from hybrid.pipeline.fork import forked_fields, parent_of, warnings_of
 from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms, wanted_arms
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
+from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
-from hybrid.pipeline.shared_job import make_shared_job
 from hybrid.pipeline.shared_report import schedule_of
-from hybrid.pipeline.training import cache_folder, make_job, run_job
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.base import ProbeContext
 from hybrid.probe.lapse import lapse_probe
@@ -64,62 +62,71 @@ class Outcome:
     verified: Verified | None = None
 
 
-def run(loaded: LoadedConfig, out: Path, *, fresh: bool = False, probe_only: bool = False, on_event: OnEvent) -> Path:
+@dataclass(frozen=True)
+class How:
+    """How an attempt is made; see `run`."""
+
+    probe_only: bool = False
+    fork: Path | None = None
+    strict: bool = False
+
+
+def run(
+    loaded: LoadedConfig,
+    out: Path,
+    *,
+    fresh: bool = False,
+    probe_only: bool = False,
+    fork: Path | None = None,
+    strict: bool = False,
+    on_event: OnEvent,
+) -> Path:
     """Run everything, or only the probes, into the folder `out`; returns `report/placement.json` (or `profile.json`).
 
-    Under `accelerate launch` every process calls this; rank 0 leads and the others join its trainings. Raises
-    HybridError subclasses; whatever was paid for by then is kept.
+    `fork` is the folder of a run that a new one in `out` goes on from; `strict` makes a skipped checkpoint an error.
+
+    Under `accelerate launch` every process calls this; rank 0 leads, the others generate their parts and join its
+    trainings. Raises HybridError subclasses, on every process alike; whatever was paid for by then is kept.
     """
     capabilities = load_capabilities(loaded)
-    workers.join(cpu=loaded.config.model.device == "cpu")
+    join(loaded)
     try:
         if workers.rank() > 0:
-            return _follow(loaded, capabilities, out)
-        with RunFolder(out, fresh=fresh) as folder:
-            path = _lead(loaded, folder, capabilities, probe_only, on_event)
-            # Not after an error: the others may be inside a training then, and the launcher ends them when this one exits.
-            workers.broadcast({"kind": "stop"})
-            return path
+            return follow(loaded, capabilities, out)
+        with workers.leading(), RunFolder(out, fresh=fresh) as folder:
+            return _lead(loaded, folder, capabilities, How(probe_only, fork, strict), on_event)
     finally:
         workers.leave()
-
-
-def _follow(loaded: LoadedConfig, capabilities: Sequence[Capability], out: Path) -> Path:
-    by_name = {c.name: c for c in judges.bind(loaded, out, capabilities, workers.rank())}
-    while (order := workers.broadcast(None))["kind"] == "train":
-        shared = "members" in order
-        job = (
-            make_shared_job(loaded, by_name, out, order)
-            if shared
-            else make_job(loaded, by_name[order["capability"]], out, order)
-        )
-        with suppress(TrainingError):  # rank 0 raises the same one and decides what it means
-            run_job(loaded, job, cache_folder(out), lambda step, steps, metrics: None)
-    return out / "report" / "placement.json"
 
 
 def _lead(
     loaded: LoadedConfig,
     folder: RunFolder,
     capabilities: tuple[Capability, ...],
-    probe_only: bool,
+    how: How,
     on_event: OnEvent,
 ) -> Path:
     started = time.monotonic()
     config = loaded.config
-    backend = build_backend(config.model, config.backend, loaded.resolve, cache_folder(folder.path))
+    backend = open_backend(loaded, capabilities, folder.path)
     info = backend.info()
-    resumed = folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+    fields = identity_fields(loaded, capabilities, backend)
+    parent = parent_of(folder, how.fork, fields)
+    resumed = folder.claim(forked_fields(fields, parent), resolved_json(config, loaded.root), parent)
     capabilities = judges.bind(loaded, folder.path, capabilities, 0)
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
+    session.parent, session.strict = parent, how.strict
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
     on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
     if info.device == "cpu" and config.model.device == "auto":
         session.warn("device: auto found no CUDA device and ran on the CPU")
+    for text in warnings_of(parent):
+        session.warn(text)
     outcomes = [Outcome(c) for c in capabilities]
     _probe(session, outcomes)
-    if probe_only:
+    if how.probe_only:
+        _count_shares(session)
         return _write_profiles(session, outcomes)
     shared = _improve(session, outcomes)
     for outcome in outcomes:
@@ -130,9 +137,16 @@ def _lead(
     path = _report(session, outcomes, shared)
     placements = {o.capability.name: o.placement.placement for o in outcomes if o.placement}
     done = {"report": str(path), "placements": placements, "seconds": round(time.monotonic() - started, 2)}
+    _count_shares(session)
     folder.events.append("run.done", placements=placements)
     on_event("run.done", {**done, "reused_calls": session.meter.reused})
     return path
+
+
+def _count_shares(session: Session) -> None:
+    """Put on record how many completions each process generated in this attempt. Alone, there is nothing to share."""
+    if isinstance(session.backend, ShardedBackend):
+        session.folder.events.append("run.shared", completions=list(session.backend.rows))
 
 
 def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
@@ -182,9 +196,8 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
         assert outcome.route is not None and outcome.probed is not None
         arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
         improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
-        improver.kind, improver.best_text = outcome.route.kind, outcome.probed.best_text
         if config.weights.schedule.tasks == "separate":
-            outcome.improved = improver.improve(arms, fallback)
+            outcome.improved = improver.improve(arms, fallback, outcome.route.kind, outcome.probed.best_text)
             faultpoint("stage.improve")
             continue
         outcome.improved = improver.text(arms)

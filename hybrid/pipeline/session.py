@@ -32,7 +32,9 @@ NOT_IDENTITY = (
     "budget",
     "report",
     "backend.batch_size",
+    "backend.share_timeout_s",
     "model.threads",
+    "weights.memory",
     *(f"skill.proposer.{key}" for key in ("budget", "timeout_s", "deadline_s", "retries", "key_env")),
 )
 """Configuration keys that may change between attempts of one run: they change what it may cost and how it is shared or
@@ -78,6 +80,10 @@ class Session:
     warnings: list[str] = field(default_factory=list)
     chat: ChatModel | None = None
     """The model that proposes edits, once one was asked for."""
+    parent: dict[str, Any] | None = None
+    """The run that this one was forked from, as `run.json` records it."""
+    strict: bool = False
+    """Whether a checkpoint that was skipped is an error."""
 
     def settings(self, capability: Capability) -> CapabilityConfig:
         """The configuration of a capability."""

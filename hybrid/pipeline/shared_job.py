@@ -33,17 +33,18 @@ def shared_order(
     steps: Sequence[int],
     *,
     every: int,
+    phase: int = 1,
     run_folder: Path,
     start: Adapter | None = None,
 ) -> dict[str, Any]:
     """An order for the training `name` over (capability, text), `steps` for each of `stages`, a checkpoint at least every
-    `every` steps and at the end of each stage. `start` lies in the run folder."""
+    `every` steps and at the end of each stage, on multiples of `phase`. `start` lies in the run folder."""
     return {
         "kind": "train",
         "members": [[capability.name, skill] for capability, skill in members],
         "stages": [list(stage) for stage in stages],
         "stage_steps": list(steps),
-        "every": checkpoint_every(min(steps), every),
+        "every": checkpoint_every(min(steps), every, phase),
         "name": name,
         "start": None if start is None else start.path.relative_to(run_folder).as_posix(),
     }

@@ -108,6 +108,7 @@ def train_shared(
         stages,
         steps,
         every=every or session.loaded.config.weights.checkpoint_every,
+        phase=session.loaded.config.weights.phase,
         run_folder=session.folder.path,
         start=start,
     )

@@ -6,6 +6,8 @@ Does not: know how a trainer works (see `hybrid.weights`), or decide whether an 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid.backends.base import Adapter
@@ -19,17 +21,17 @@ from hybrid.evidence.stated import Reader, brier_loss, told
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
+from hybrid.pipeline.fork import training_folder
 from hybrid.pipeline.known import Rows
 from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.fork import prepare
 from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
 from hybrid.weights.schedule import Stages, plain, structured_first
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hybrid.backends.loading import LoadedModel
 
 
@@ -59,6 +61,17 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         method=config.weights.method,
         teacher=order.get("teacher", ""),
     )
+
+
+def how(session: Session, job: TrainJob) -> dict[str, Any]:
+    """The part of an order that says how this attempt at a run trains: nothing that the result depends on."""
+    fork = training_folder(session.parent, job.out.relative_to(session.folder.path))
+    return {"strict": session.strict, "fork": None if fork is None else str(fork)}
+
+
+def under(job: TrainJob, order: dict[str, Any]) -> TrainJob:
+    """The job as its order says that it is trained."""
+    return replace(job, strict=order["strict"], fork=Path(order["fork"]) if order["fork"] else None)
 
 
 def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) -> TrainResult:
@@ -108,11 +121,14 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
 
     Raises BudgetExhausted before starting when nothing is left.
     """
+    order = order | how(session, job)
+    job = under(job, order)
+    prepare(job, workers.world_size())
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
-    if job.method == "grpo" and job.steps < 2 * window:
+    if job.reinforces and job.steps < 2 * window:
         session.warn(
             f"{owner}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"
@@ -122,19 +138,23 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         data = {"capability": owner, "stage": arm, "done": step, "total": steps, "unit": "steps", **metrics}
         session.on_event("progress", data)
 
-    result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
+    with workers.together():
+        result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
     session.ledger.pay_training(
         owner,
         f"train-{arm}",
         Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
     )
-    if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
+    for remark in result.remarks:
+        session.warn(f"{owner}: {arm}: training: {remark}")
+    if job.reinforces and job.weights.rewards.brier_weight > 0 and not _states(result):
         session.warn(
             f"{owner}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
             "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
         )
     for alarm in result.alarms:
         tell(session, owner, arm, alarm)
+    _tell_memory(session, f"{owner}: {arm}", job, result)
     return result
 
 
@@ -142,6 +162,21 @@ def _states(result: TrainResult) -> bool:
     """Whether any completion stated a confidence; without steps nothing is known against it."""
     paid = [line["brier"] for line in result.history if "brier" in line]
     return not paid or max(paid) > 0.0
+
+
+def _tell_memory(session: Session, head: str, job: TrainJob, result: TrainResult) -> None:
+    """Warn of passes that were made smaller than the step, of less than was predicted to be needed, and of a wrong prediction."""
+    found = result.memory
+    if found is None:
+        return
+    share = job.rows_per_step // workers.world_size()
+    if job.weights.rows_per_device is None and found.rows_per_device < share:
+        session.warn(
+            f"{head}: a whole step of {share} rows did not fit, so passes of {found.rows_per_device} were trained; "
+            "weights.rows_per_device sets them"
+        )
+    if found.surprise:
+        session.warn(f"{head}: {found.surprise}")
 
 
 def tell(session: Session, capability: str, arm: str, alarm: Alarm) -> None:
@@ -236,6 +271,17 @@ def search_score(config: Config) -> Callable[[Measurement], float]:
         return (measured.mean + sum(kept) / max(len(kept), 1)) / 2.0
 
     return joint
+
+
+def search_values(config: Config) -> Callable[[Measurement], list[float]]:
+    """`search_score` example by example, for paired comparisons; NaN where an answer was not judged."""
+    reader = Reader.of(config.weights.rewards) if config.gate.ship.calibration is not None else None
+    if reader is None:
+        return lambda measured: measured.values
+    return lambda measured: [
+        (value + 1.0 - brier_loss(pair)) / 2.0
+        for value, pair in zip(measured.values, told(measured, reader), strict=True)
+    ]
 
 
 def summary(result: TrainResult, chosen: tuple[int, Adapter, Measurement] | None, start: Measurement) -> str:

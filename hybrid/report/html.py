@@ -226,10 +226,10 @@ def _environment() -> Environment:
             "arms_figure": arms_figure,
             "curve_figure": curve_figure,
             "interval": interval,
-            "told": generality_text,
             "trainings": order_text.trainings,
             "order_sentences": order_text.sentences,
             "order_tables": order_text.tables,
+            "told": generality_text,
         }
     )
     return env

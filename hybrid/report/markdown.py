@@ -13,7 +13,7 @@ from hybrid.report import order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
-from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit
+from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit, TrainingMemory
 from hybrid.report.text import (
     ABSENT,
     ARM_NAMES,
@@ -209,10 +209,18 @@ def _training(c: CapabilityReport) -> Iterator[str]:
         chosen = ABSENT if t.selected_step is None else str(t.selected_step)
         yield f"{esc(t.method)}, {t.steps} steps, checkpoint of step {chosen} selected on the search split."
         yield ""
+        yield from _memory(t.memory)
         stride = max(1, -(-len(t.history) // 12))
         rows = [(str(p.step), num(p.reward), num(p.loss), esc(free(dict(extras(p))))) for p in t.history[::stride]]
         if rows:
             yield from table(("step", "reward", "loss", "more"), rows)
+
+
+def _memory(m: TrainingMemory | None) -> Iterator[str]:
+    if m:
+        found = [ABSENT if size is None else f"{size:,} MiB" for size in (m.predicted_mib, m.measured_mib)]
+        yield f"Memory beside the base, passes of {m.rows_per_device} rows: predicted {found[0]}, measured {found[1]}."
+        yield ""
 
 
 def _generality(c: CapabilityReport) -> Iterator[str]:
@@ -314,6 +322,9 @@ def _provenance(report: Report) -> Iterator[str]:
         ("base fingerprint", report.model.fingerprint),
     ]
     groups = (("version", p.versions), ("seed", {k: str(v) for k, v in p.seeds.items()}), ("hash", p.hashes))
+    if p.parent is not None:
+        facts += [("forked from", p.parent.run_id), ("parent's identity", p.parent.identity)]
+        facts += [("changed since", text) for text in p.parent.changed]
     facts += [(f"{kind}: {key}", value) for kind, group in groups for key, value in sorted(group.items())]
     yield from table(("what", "value"), [(esc(k), esc(v)) for k, v in facts])
     yield "## Warnings"

@@ -296,6 +296,15 @@ class TrainingPoint(Part):
     loss: Number | None = None
 
 
+class TrainingMemory(Part):
+    """What the training took beside its base, in MiB: as predicted before it began, and at its highest. None: not known."""
+
+    rows_per_device: Count
+    """Rows in one forward pass."""
+    predicted_mib: Count | None
+    measured_mib: Count | None
+
+
 class Training(Part):
     """How the adapter was trained. `selected_step` is the checkpoint that the search gate chose."""
 
@@ -303,6 +312,7 @@ class Training(Part):
     steps: Count
     history: tuple[TrainingPoint, ...]
     selected_step: Count | None
+    memory: TrainingMemory | None = None
 
 
 class Flip(Part):

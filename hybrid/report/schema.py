@@ -49,6 +49,7 @@ from hybrid.report.parts import (
     Substrate,
     Text,
     Training,
+    TrainingMemory,
     TrainingPoint,
 )
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
@@ -82,6 +83,7 @@ __all__ = [
     "ModelFacts",
     "Number",
     "OrderPoint",
+    "ParentRun",
     "Part",
     "ProbeResult",
     "ProposerCost",
@@ -97,6 +99,7 @@ __all__ = [
     "TaskForecast",
     "Text",
     "Training",
+    "TrainingMemory",
     "TrainingPoint",
     "UnknownFacts",
     "VariantPoint",
@@ -145,12 +148,22 @@ class RouterFacts(Part):
     baselines: dict[Text, Estimate] | None
 
 
+class ParentRun(Part):
+    """The run that this one was forked from: it began with that one's answers and checkpoints."""
+
+    run_id: Text
+    identity: Text
+    changed: tuple[Text, ...]
+    """What differs between the two runs: `field: old -> new`."""
+
+
 class Provenance(Part):
     """What is needed to reproduce the run."""
 
     versions: dict[Text, Text]
     seeds: dict[Text, int]
     hashes: dict[Text, Text]
+    parent: ParentRun | None = None
 
 
 class Report(Part):

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from hybrid.errors import RunFolderError
 from hybrid.store.atomic import canonical_json, write_json, write_text
+from hybrid.store.differences import differences, list_differences
 from hybrid.store.records import RecordLog
 
 SCHEMA_VERSION = 1
@@ -129,10 +130,15 @@ class RunFolder:
             if (self.path / name).is_symlink():
                 raise RunFolderError(f"{self.path / name} is a symbolic link; a run writes only inside its own folder")
 
-    def claim(self, fields: Mapping[str, Any], resolved_config: str) -> bool:
-        """Bind the folder to an identity. True when it already held this one (a resume). Raises on any other."""
+    def claim(self, fields: Mapping[str, Any], resolved_config: str, parent: Mapping[str, Any] | None = None) -> bool:
+        """Bind the folder to an identity. True when it already held this one (a resume). Raises on any other.
+
+        `parent` is recorded beside the identity: the run that this one was forked from.
+        """
         path = self.path / "run.json"
         wanted = {"schema_version": SCHEMA_VERSION, "identity": identity_hash(fields), "fields": dict(fields)}
+        if parent is not None:
+            wanted["parent"] = dict(parent)
         if path.exists():
             self._refuse_other(path, wanted)
             return True
@@ -152,22 +158,8 @@ class RunFolder:
                 "use that version, or start over with --fresh"
             )
         if identity != wanted["identity"]:
-            differing = sorted(_differences(fields, wanted["fields"]))
-            shown = ", ".join(differing[:8]) or "the identity itself"
+            shown = list_differences(differences(fields, wanted["fields"])) or "the identity itself differs"
             raise RunFolderError(
-                f"{self.path} belongs to another run: {shown} differ; give --out another folder, or --fresh to start over"
+                f"{self.path} belongs to another run ({shown}). Give --out another folder, with --fork {self.path} to go on "
+                "from what this one has; or --fresh to start over"
             )
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(set(old) | set(new))
-            for line in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in _differences(a, b, f"{prefix}[{i}]")
-        ]
-    return [] if old == new else [prefix]

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
+from hybrid.config.weights import reinforces
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
-Method = Literal["grpo", "sft", "distill"]
+Method = Literal["grpo", "sft", "distill", "tree"]
 Progress = Callable[[int, int, dict[str, float]], None]
 """(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
 
@@ -65,10 +66,17 @@ class TrainJob:
     tasks: tuple[Task, ...] = ()
     stage_steps: tuple[int, ...] = ()
     start: Adapter | None = None
+    strict: bool = False
+    fork: Path | None = None
 
     def skill_of(self, row: int) -> str:
         """The text that the model reads before the prompt of example `row`: its task's own in a shared job."""
         return next((task.skill for task in self.tasks if task.first <= row < task.first + task.rows), self.skill)
+
+    @property
+    def reinforces(self) -> bool:
+        """Whether every step generates completions and learns from their rewards."""
+        return reinforces(self.method, self.weights.tree)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -80,13 +88,44 @@ class TrainJob:
         """Optimiser steps of the job, without those of a warm start."""
         if self.stage_steps:
             return sum(self.stage_steps)
-        return self.weights.grpo.steps if self.method == "grpo" else self.supervised.steps
+        return self.weights.grpo.steps if self.reinforces else self.supervised.steps
+
+    @property
+    def iterations(self) -> int:
+        """Optimiser steps of one generation phase; 1 where nothing is generated."""
+        return self.weights.grpo.iterations if self.method == "grpo" else 1
 
     @property
     def rows_per_step(self) -> int:
-        """Sequences behind one optimiser step over all processes: completions for GRPO, given answers otherwise."""
+        """Sequences behind one optimiser step over all processes: completions where rewards teach, given answers otherwise."""
         grpo = self.weights.grpo
-        return grpo.prompts_per_step * grpo.generations if self.method == "grpo" else self.supervised.batch
+        return grpo.prompts_per_step * grpo.generations if self.reinforces else self.supervised.batch
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """Memory that a training added to a process that held its base, in MiB, and the rows in one forward pass.
+
+    `predicted_mib` is None where the model's dimensions are not known, `measured_mib` where the system does not tell.
+    """
+
+    rows_per_device: int
+    predicted_mib: int | None
+    measured_mib: int | None
+
+    @property
+    def surprise(self) -> str:
+        """One sentence when the two differ by more than 2 times and 256 MiB, else empty."""
+        predicted, measured = self.predicted_mib, self.measured_mib
+        if predicted is None or measured is None or abs(predicted - measured) <= _UNREMARKABLE_MIB:
+            return ""
+        if predicted <= 2 * measured and measured <= 2 * predicted:
+            return ""
+        return f"training took {measured:,} MiB beside its base, {predicted:,} were predicted"
+
+
+_UNREMARKABLE_MIB = 256
+"""Libraries that are loaded on the way, and what an allocator keeps, explain a difference up to this."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +139,12 @@ class TrainResult:
     `seconds` and `tokens_in`, and its adapter is the checkpoint of step 0. `history` has one entry per step, a warm
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
-    monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `warnings` say which fast
-    way of the engine was not used, and why.
+    monitor asks for it, the figures of `hybrid.weights.observe`, those of `hybrid.weights.tree` (tree/..., critic/...) where
+    completions were searched (a search before training stands in the entry of step 1), and `alarm/NAME` at the step of an
+    alarm. `alarms` are those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `memory`
+    is of this training without a warm start; None when an earlier version trained it. `remarks` are for the report:
+    damaged checkpoints that were passed over, and what was carried over from another run. `warnings` say which fast way of
+    the engine was not used, and why.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]
@@ -114,6 +156,8 @@ class TrainResult:
     history: tuple[dict[str, float], ...]
     note: str
     alarms: tuple[Alarm, ...] = ()
+    memory: MemoryFacts | None = None
+    remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -124,6 +168,9 @@ class WeightTrainer(Protocol):
     with the same bytes (bit for bit on a CPU). A finished job returns its recorded result without loading a model.
     `load` gives a base model of the trainer's own: it is changed and must not be shared with a backend. Under several
     processes every process calls `train` with the same job, the first one writes, and all return the same result.
+
+    SIGINT and SIGTERM end it at the next generation boundary, with a checkpoint there, and raise KeyboardInterrupt; a second
+    signal does not wait.
 
     Raises ConfigError for settings that cannot be trained, RunFolderError when `job.out` holds another job, and
     TrainingError for a non-finite reward, loss or gradient (before the weights move) or a policy that is not the

@@ -1,8 +1,8 @@
 """Batch arithmetic: how one optimiser step is cut into forward passes, and where a checkpoint may lie.
 
-One generation phase is one optimiser step: `steps_per_generation` equals the gradient accumulation and rollouts are
-used once. A checkpoint within a phase would resume to other weights without an error, because the trainer's buffer of
-rollouts is not saved; with this plan every step is a boundary, and `checkpoint_steps` checks it.
+One generation phase is `grpo.iterations` optimiser steps: `steps_per_generation` equals the gradient accumulation. A
+checkpoint within a phase would resume to other weights without an error, because the trainer's buffer of rollouts is not
+saved. So checkpoints lie on boundaries alone: the schema refuses other settings, and `resumable` what lies there anyway.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ def is_boundary(step: int, accumulation: int, steps_per_generation: int, iterati
     return step * accumulation % (steps_per_generation * iterations) == 0
 
 
-def checkpoint_steps(steps: int, every: int, plan: BatchPlan) -> tuple[int, ...]:
-    """Steps at which checkpoints lie: multiples of `every` and the last step, all of them generation boundaries."""
-    found = sorted({*range(every, steps + 1, every), steps})
-    if not all(is_boundary(step, plan.accumulation, plan.accumulation, iterations=1) for step in found):
-        raise AssertionError(f"a checkpoint of {found} lies within a generation phase")
-    return tuple(found)
+def resumable(step: int, iterations: int) -> bool:
+    """Whether training may go on from a checkpoint of `step`, under plans whose phase is `iterations` steps."""
+    return is_boundary(step, accumulation=1, steps_per_generation=1, iterations=iterations)
+
+
+def checkpoint_steps(steps: int, every: int) -> tuple[int, ...]:
+    """Steps whose checkpoints are candidates: multiples of `every`, and the last step."""
+    return tuple(sorted({*range(every, steps + 1, every), steps}))

@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hybrid.errors import RunFolderError
 from hybrid.store.atomic import canonical_json, fsync_folder, write_json
+from hybrid.store.differences import differences, list_differences
 from hybrid.store.faults import faultpoint
 
 MANIFEST = "MANIFEST.json"
@@ -30,19 +31,25 @@ _FOLDER = re.compile(r"checkpoint-([1-9]\d{0,8})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A valid checkpoint. `base` is what the trained base was: fingerprint and device."""
+    """A valid checkpoint. `base` is what the trained base was: fingerprint and device. `identity` is that of its job."""
 
     step: int
     path: Path
     base: Mapping[str, str]
+    identity: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A checkpoint folder that is not used, and why."""
+    """A checkpoint folder that is not used, and why.
+
+    `committed`: its manifest was once written, so its files were whole and something changed them since. Without one, it is
+    what a process leaves that was killed while it saved.
+    """
 
     name: str
     why: str
+    committed: bool = True
 
     def __str__(self) -> str:
         return f"{self.name}: {self.why}"
@@ -100,18 +107,19 @@ def checkpoint_folders(root: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
 
-def read_checkpoint(folder: Path, identity: Mapping[str, Any], processes: int) -> Checkpoint | Skipped:
+def read_checkpoint(folder: Path, identity: Mapping[str, Any] | None, processes: int) -> Checkpoint | Skipped:
     """The checkpoint in `folder` if every byte is as committed, else why not.
 
-    Raises RunFolderError when it is whole but belongs to another job.
+    Raises RunFolderError when it is whole but belongs to another job; with `identity` None any job's will do.
     """
     manifest = read_sealed(folder / MANIFEST) if folder.is_dir() and not folder.is_symlink() else "is no folder"
     if isinstance(manifest, str):
-        return Skipped(folder.name, manifest)
+        return Skipped(folder.name, manifest, committed=not folder.is_dir() or os.path.lexists(folder / MANIFEST))
     step, files = manifest.get("step"), manifest.get("files")
     if not isinstance(step, int) or f"checkpoint-{step}" != folder.name or not isinstance(files, dict):
         return Skipped(folder.name, f"its manifest is that of step {step}")
-    refuse_other(folder, manifest["identity"], identity)
+    if identity is not None:
+        refuse_other(folder, manifest["identity"], identity)
     for name in required_files(processes):
         if name not in files:
             return Skipped(folder.name, f"{name} was never saved")
@@ -121,30 +129,39 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any], processes: int) -
             return Skipped(folder.name, f"{name} is missing")
         if _facts(path) != files[name]:
             return Skipped(folder.name, f"{name} differs from the manifest")
-    return Checkpoint(step, folder, manifest["base"])
+    return Checkpoint(step, folder, manifest["base"], manifest["identity"])
+
+
+def _any(_checkpoint: Checkpoint) -> str:
+    return ""
 
 
 def find_newest(
-    root: Path, identity: Mapping[str, Any], processes: int
+    root: Path, identity: Mapping[str, Any] | None, processes: int, unusable: Callable[[Checkpoint], str] = _any
 ) -> tuple[Checkpoint | None, tuple[Skipped, ...]]:
-    """The newest valid checkpoint under `root`, and the newer ones that were skipped with the reason."""
+    """The newest valid checkpoint under `root`, and the newer ones that were skipped with the reason.
+
+    `unusable` says why a valid one may not be gone on from; empty when it may.
+    """
     skipped: list[Skipped] = []
     for _, folder in checkpoint_folders(root):
         found = read_checkpoint(folder, identity, processes)
         if isinstance(found, Checkpoint):
-            return found, tuple(skipped)
+            why = unusable(found)
+            if not why:
+                return found, tuple(skipped)
+            found = Skipped(folder.name, why, committed=False)
         skipped.append(found)
     return None, tuple(skipped)
 
 
 def refuse_other(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise RunFolderError naming the fields in which `found` differs from `wanted`; nothing when they agree."""
-    differing = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    differing = differences(found, wanted)
     if differing:
-        shown = ", ".join(differing[:8])
         raise RunFolderError(
-            f"{path} belongs to another training job: {shown} differ; undo the change, or start over with --fresh or "
-            "another --out"
+            f"{path} belongs to another training job ({list_differences(differing)}). Undo the change; or give another "
+            "--out, with --fork to go on from here; or start over with --fresh"
         )
 
 

@@ -30,6 +30,11 @@ class GoldRow:
     prompt: int
 
 
+def split(row: GoldRow) -> tuple[tuple[int, ...], int]:
+    """A supervised row as its prompt's ids and the number of tokens after them."""
+    return row.ids[: row.prompt], len(row.ids) - row.prompt
+
+
 def prompt_rows(job: TrainJob, tokenizer: Any) -> list[PromptRow]:
     """Every example's composed prompt, with exactly the ids that generation reads when the candidate is measured."""
     texts = [_text(job, tokenizer, row) for row in range(len(job.examples))]

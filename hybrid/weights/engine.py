@@ -51,6 +51,7 @@ class EngineMixin:
     state: Any
     temperature: float
     beta: float
+    num_iterations: int
     _buffered_inputs: Any
     _step: int
 
@@ -181,7 +182,7 @@ class EngineMixin:
         if not self._fast or not self.model.training:
             return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
         passes = self.args.steps_per_generation
-        if self._step % passes == 0 or self._buffered_inputs is None:
+        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
             self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), passes)
         return self._buffered_inputs[self._step % passes]
 
@@ -192,6 +193,7 @@ class EngineMixin:
         if (
             self._fast
             and self.beta == 0.0
+            and self.num_iterations == 1  # later steps compare with the log-probabilities of every row
             and _ENTROPIES in inputs
             and not getattr(self, "_entropy_bonus_enabled", False)
         ):

@@ -9,28 +9,33 @@ import hashlib
 import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hybrid.capability.graders.base import GraderError
+from hybrid.config.rules import multiples_near
 from hybrid.errors import ConfigError, Problem
 from hybrid.evidence.classify import build_classifier, classifier_fingerprint
 from hybrid.store.atomic import canonical_json
 from hybrid.weights.base import TrainJob
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
+_SHARED = ("lora", "optimizer", "checkpoint_every", "rows_per_device")
+"""Settings of the weight substrate that count for every method."""
 
 
 def check_job(job: TrainJob) -> None:
     """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
     problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job), *_teacher(job)]
+    problems += [*_bitsandbytes(job), *_boundaries(job), *_tree(job)]
     if problems:
         raise ConfigError(problems)
 
 
 def _rewards(job: TrainJob) -> list[Problem]:
     scaling = job.weights.grpo.scale_rewards
-    if job.method != "grpo" or job.weights.rewards.brier_weight == 0 or scaling == "none":
+    if not job.reinforces or job.weights.rewards.brier_weight == 0 or scaling == "none":
         return []
     message = (
         f"dividing by a deviation of rewards makes a Brier reward teach overconfidence; {scaling!r} is not possible"
@@ -39,7 +44,7 @@ def _rewards(job: TrainJob) -> list[Problem]:
 
 
 def _classifier(job: TrainJob) -> list[Problem]:
-    if job.method != "grpo":
+    if not job.reinforces:
         return []
     try:
         build_classifier(job.weights.monitors)
@@ -53,6 +58,13 @@ def _precision(job: TrainJob) -> list[Problem]:
         return []
     message = "float16 gradients underflow without loss scaling, which is not offered"
     return [_problem("model.dtype", message, "train in bfloat16 or float32")]
+
+
+def _bitsandbytes(job: TrainJob) -> list[Problem]:
+    if job.weights.optimizer == "adamw" or find_spec("bitsandbytes") is not None:
+        return []
+    message = f"{job.weights.optimizer} needs bitsandbytes, which is not installed"
+    return [_problem("weights.optimizer", message, "`pip install 'hybrid-placement[quant]'`, or use adamw")]
 
 
 def _targets(job: TrainJob) -> list[Problem]:
@@ -87,6 +99,36 @@ def _teacher(job: TrainJob) -> list[Problem]:
     return []
 
 
+def _boundaries(job: TrainJob) -> list[Problem]:
+    """The schema's rule once more, for jobs whose settings were changed after they were validated."""
+    found = []
+    counts = [("weights.grpo.steps", job.steps), ("weights.checkpoint_every", job.weights.checkpoint_every)]
+    counts += [("weights.schedule", steps) for steps in job.stage_steps]
+    for key, value in counts:
+        legal = multiples_near(value, job.iterations)
+        if value not in legal:
+            message = f"{value} lies within a generation phase of {job.iterations} steps"
+            found.append(_problem(key, message, f"write {' or '.join(map(str, legal))}"))
+    return found
+
+
+def _tree(job: TrainJob) -> list[Problem]:
+    if job.method != "tree":
+        return []
+    found = []
+    tree, grpo, (_, count) = job.weights.tree, job.weights.grpo, processes()
+    needed = min(tree.first, grpo.generations) * job.max_new_tokens
+    if tree.budget_tokens is not None and tree.budget_tokens < needed:
+        message = (
+            f"{tree.budget_tokens} tokens may not hold the first {tree.first} completions ({needed} tokens at most)"
+        )
+        found.append(_problem("weights.tree.budget_tokens", message, "raise it, or lower weights.tree.first"))
+    if tree.use == "advantages" and grpo.prompts_per_step % count:
+        message = f"{grpo.prompts_per_step} trees cannot be grown whole on {count} processes"
+        found.append(_problem("weights.grpo.prompts_per_step", message, f"make it a multiple of {count}"))
+    return found
+
+
 def _problem(key: str, message: str, fix: str) -> Problem:
     return Problem("config", 0, key, message, fix)
 
@@ -96,8 +138,9 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
 
     Left out on purpose: `job.out`, the model's folder (its fingerprint counts, once it is loaded), device and threads.
     """
-    weights = job.weights.model_dump(mode="json", include={"lora", "checkpoint_every", "rows_per_device", job.method})
-    if job.method == "grpo":
+    sections = {job.method} if job.method != "tree" else {"tree", "grpo", *(() if job.reinforces else ("sft",))}
+    weights = job.weights.model_dump(mode="json", include={*_SHARED, *sections})
+    if job.reinforces:
         weights["rewards"] = job.weights.rewards.model_dump(mode="json")
         monitors = job.weights.monitors
         weights["monitors"] = monitors.model_dump(mode="json", exclude={"formats", "classifier"})
@@ -133,6 +176,12 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
 def machine_identity(processes: int) -> dict[str, Any]:
     """What the bytes of a half-trained state depend on besides the job: library versions, number of processes."""
     return _flat({"versions": {name: _version(name) for name in _PACKAGES}, "processes": processes})
+
+
+def packing_identity(job: TrainJob) -> dict[str, Any]:
+    """`machine_identity` of what packs weights and optimiser states; empty for a job that packs neither."""
+    packs = job.model.quantization is not None or job.weights.optimizer != "adamw"
+    return {"versions.bitsandbytes": _version("bitsandbytes")} if packs else {}
 
 
 def base_label(path: str) -> str:

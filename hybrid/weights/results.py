@@ -9,24 +9,31 @@ An exported adapter's bytes do not depend on folders or time. Does not: train, o
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from hybrid.backends.adapters import inspect_adapter, write_manifest
+from hybrid.backends.adapters import check_files, inspect_adapter, write_manifest
 from hybrid.backends.base import Adapter
+from hybrid.backends.memory import mib
 from hybrid.errors import AdapterError, TrainingError
 from hybrid.store.atomic import write_bytes, write_json
 from hybrid.store.faults import faultpoint
-from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.base import MemoryFacts, TrainJob, TrainResult
+from hybrid.weights.batches import checkpoint_steps
 from hybrid.weights.checkpoints import Checkpoint, checkpoint_folders, read_checkpoint, read_sealed, refuse_other, seal
+from hybrid.weights.fork import Forked
 from hybrid.weights.jobs import base_label, job_identity
 from hybrid.weights.monitors import Alarm, Monitor, StagedMonitor, marks, taken_back_from
+from hybrid.weights.remarks import read_remarks
+from hybrid.weights.tree.figures import search_notes
 
 RESULT = "RESULT.json"
 _KEYS = {
@@ -66,8 +73,12 @@ def metrics_of(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def no_signal(history: Sequence[Mapping[str, float]], window: int) -> bool:
-    """Whether no group had reward variance in any of the first `window` steps, all of which are in `history`."""
-    return len(history) >= window and all(line.get("frac_reward_zero_std", 0.0) >= 1.0 for line in history[:window])
+    """Whether no group had reward variance in any of the first `window` steps, all of which are in `history`.
+
+    Steps that go over completions again have no rewards of their own.
+    """
+    seen = [line["frac_reward_zero_std"] for line in history[:window] if "frac_reward_zero_std" in line]
+    return len(history) >= window and bool(seen) and min(seen) >= 1.0
 
 
 def read_log(checkpoint: Path) -> list[dict[str, Any]]:
@@ -82,13 +93,13 @@ def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool
     A task without signal is no reason to leave the others of a shared job untrained: only a whole training without is.
     """
     window = job.steps if job.tasks else min(job.weights.checkpoint_every, job.steps)
-    return job.method == "grpo" and no_signal(history, window)
+    return job.reinforces and no_signal(history, window)
 
 
 def monitor_of(job: TrainJob) -> Monitor | StagedMonitor | None:
     """A fresh monitor of a job; None for a method that is not watched. Stages of a shared job are other tasks, and the
     first steps of one say nothing of the last ones of another: each is watched by itself."""
-    if job.method != "grpo":
+    if not job.reinforces:
         return None
     settings, groups, completions = job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step
     if job.tasks and len(job.stages) > 1:
@@ -124,9 +135,12 @@ def export(job: TrainJob, checkpoint: Checkpoint) -> Adapter:
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
+    faultpoint("adapter.before-export")
     write_bytes(folder / "adapter_model.safetensors", (checkpoint.path / "adapter_model.safetensors").read_bytes())
     write_json(folder / "adapter_config.json", config)
     facts: dict[str, Any] = {"method": job.method, "step": checkpoint.step, "capability": job.capability}
+    if job.model.quantization is not None:  # the fingerprint covers it; a person should not have to guess
+        facts["base_quantization"] = job.model.quantization.model_dump(mode="json")
     if job.method == "distill":  # whose text this adapter stands for
         facts["document_sha256"] = hashlib.sha256(job.teacher.encode()).hexdigest()
     if job.tasks:
@@ -152,8 +166,8 @@ def finish(
     last: Checkpoint,
     identity: Mapping[str, Any],
     processes: int,
-    note: str,
     warm: TrainResult | None = None,
+    forked: Forked | None = None,
 ) -> TrainResult:
     """Export every valid checkpoint up to `last` that no alarm took back, record the result durably, and return it.
 
@@ -163,7 +177,8 @@ def finish(
     history = [metrics_of(line) for line in log]
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
-    notes = [*([note] if note else []), *_alarm_notes(job, alarms, last.step)]
+    remarks = [*([forked.remark] if forked is not None and forked.remark else []), *read_remarks(job.out)]
+    notes = [*remarks, *_alarm_notes(job, alarms, last.step), *search_notes(job.weights, history)]
     given_up = {way: reason for line in log for way, reason in line.get(NOTE, {}).items()}
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
@@ -174,27 +189,46 @@ def finish(
     if stopped_early(job, history):
         notes.append(_no_signal_note(len(history), job))
     else:
+        # Others lie where a signal stopped an attempt: they are no candidates, or stopping would change the result.
+        offered = {*checkpoint_steps(job.steps, job.weights.checkpoint_every), last.step}
         for step, folder in sorted(checkpoint_folders(job.out)):
-            if step > last.step or step >= end:
+            if step not in offered or step > last.step or step >= end:
                 continue
             found = last if step == last.step else read_checkpoint(folder, identity, processes)
             if isinstance(found, Checkpoint):
                 candidates.append((step, export(job, found)))
             else:
-                notes.append(f"{found}; it is no candidate")
+                remarks.append(f"{found}; it is no candidate")
+                notes.append(remarks[-1])
     result = TrainResult(
         checkpoints=tuple(candidates),
         steps=last.step,
         seconds=round(sum(line.get("seconds", 0.0) for line in history) + (warm.seconds if warm else 0.0), 3),
-        completions=len(history) * job.rows_per_step if job.method == "grpo" else 0,
+        completions=_completions(job, history),
         **_tokens(job, log, warm.tokens_in if warm else 0),
         history=tuple(history),
         note="; ".join(notes),
         alarms=alarms,
+        memory=_memory(log),
+        remarks=tuple(remarks),
         warnings=tuple(f"{way} by TRL's own way: {reason}" for way, reason in sorted(given_up.items())),
     )
     _record(job, result)
     return result
+
+
+def _memory(log: Sequence[Mapping[str, Any]]) -> MemoryFacts | None:
+    """The prediction and the greatest peak of all attempts: a training that was killed reaches it in one of them."""
+    lines = [line for line in log if "rows_per_device" in line]
+    if not lines:
+        return None
+    measured = [line["peak_memory"] for line in lines if line.get("peak_memory") is not None]
+    predicted = lines[-1].get("predicted_memory")
+    return MemoryFacts(
+        rows_per_device=int(lines[-1]["rows_per_device"]),
+        predicted_mib=None if predicted is None else mib(predicted),
+        measured_mib=mib(max(measured)) if measured else None,
+    )
 
 
 def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]:
@@ -210,17 +244,27 @@ def _alarm_notes(job: TrainJob, alarms: Sequence[Alarm], last: int) -> list[str]
 
 
 def _no_signal_note(steps: int, job: TrainJob) -> str:
-    count = steps * job.weights.grpo.prompts_per_step
+    count = ceil(steps / job.iterations) * job.weights.grpo.prompts_per_step
     return (
         f"no signal: in the first {steps} steps none of {count} groups of {job.weights.grpo.generations} completions "
         "had rewards that differ, so training stopped; if all are 0, try easier rows, a skill, or sft first"
     )
 
 
+def _completions(job: TrainJob, history: Sequence[Mapping[str, float]]) -> int:
+    if job.method == "tree":
+        return int(sum(line.get("tree/leaves", 0.0) for line in history))
+    return ceil(len(history) / job.iterations) * job.rows_per_step if job.reinforces else 0
+
+
 def _tokens(job: TrainJob, log: Sequence[Mapping[str, Any]], before: int) -> dict[str, int]:
-    total = int(log[-1].get("num_tokens", 0)) if log else 0
+    """Tokens read and generated. Leaves of a tree share what they begin with: the search counts what it sampled and read."""
+    total = int(max((line.get("num_tokens", 0) for line in log), default=0))  # not in steps without completions
+    if job.method == "tree":
+        read, made = (sum(int(line.get(f"{FIGURE}tree/{key}", 0)) for line in log) for key in ("read", "tokens"))
+        return {"tokens_in": before + read + (0 if job.reinforces else total), "tokens_out": made}
     lengths = [float(line.get("completions/mean_length", 0.0)) for line in log]
-    out = sum(round(length * job.rows_per_step) for length in lengths) if job.method == "grpo" else 0
+    out = sum(round(length * job.rows_per_step) for length in lengths) if job.reinforces else 0
     return {"tokens_in": before + total - out, "tokens_out": out}
 
 
@@ -237,14 +281,18 @@ def _record(job: TrainJob, result: TrainResult) -> None:
         "history": list(result.history),
         "note": result.note,
         "alarms": [alarm.as_json() for alarm in result.alarms],
+        "memory": None if result.memory is None else dataclasses.asdict(result.memory),
+        "remarks": list(result.remarks),
         "warnings": list(result.warnings),
     }
+    if (job.out / RESULT).is_dir() and not (job.out / RESULT).is_symlink():
+        shutil.rmtree(job.out / RESULT)  # nothing of ours is a folder of that name
     faultpoint("result.before")
     write_json(job.out / RESULT, seal(body))
     faultpoint("result.after")
 
 
-def read_result(job: TrainJob) -> TrainResult | None:
+def read_result(job: TrainJob, *, of_any_job: bool = False) -> TrainResult | None:
     """The recorded result of exactly this job, with every adapter still as recorded; None when there is none.
 
     Raises RunFolderError when a whole record of another job lies there.
@@ -252,10 +300,12 @@ def read_result(job: TrainJob) -> TrainResult | None:
     body = read_sealed(job.out / RESULT)
     if isinstance(body, str):
         return None
-    refuse_other(job.out / RESULT, body["identity"], job_identity(job))
+    if not of_any_job:
+        refuse_other(job.out / RESULT, body["identity"], job_identity(job))
     found: list[tuple[int, Adapter]] = []
     for step, name, sha256 in body["checkpoints"]:
         try:
+            check_files(job.out / "adapters" / Path(name).name)
             adapter = inspect_adapter(job.out / "adapters" / Path(name).name)
         except AdapterError:
             return None
@@ -264,9 +314,16 @@ def read_result(job: TrainJob) -> TrainResult | None:
         found.append((step, adapter))
     numbers = {key: body[key] for key in ("steps", "seconds", "completions", "tokens_in", "tokens_out", "note")}
     alarms = tuple(Alarm(**alarm) for alarm in body["alarms"])
-    warnings = tuple(body.get("warnings", ()))
+    history, remarks, warnings = (tuple(body.get(key, ())) for key in ("history", "remarks", "warnings"))
+    memory = MemoryFacts(**body["memory"]) if body.get("memory") else None
     return TrainResult(
-        checkpoints=tuple(found), history=tuple(body["history"]), alarms=alarms, warnings=warnings, **numbers
+        checkpoints=tuple(found),
+        history=history,
+        alarms=alarms,
+        memory=memory,
+        remarks=remarks,
+        warnings=warnings,
+        **numbers,
     )
 
 

@@ -58,9 +58,12 @@ def _in_turn(tasks: Sequence[Task]) -> cycle[int]:
     return cycle([task.first + k % task.rows for k in range(most) for task in tasks])
 
 
-def checkpoint_every(steps: int, wanted: int) -> int:
-    """The greatest divisor of a stage's `steps` that is at most `wanted`, so that every stage ends on a checkpoint."""
-    return max(size for size in range(1, min(steps, wanted) + 1) if steps % size == 0)
+def checkpoint_every(steps: int, wanted: int, phase: int = 1) -> int:
+    """The greatest divisor of a stage's `steps` that is at most `wanted`, so that every stage ends on a checkpoint.
+
+    It is a multiple of `phase`, which divides `steps`: no checkpoint lies within a generation phase.
+    """
+    return max((size for size in range(phase, min(steps, wanted) + 1, phase) if steps % size == 0), default=phase)
 
 
 def backward_transfer(own: Scores, pairs: Mapping[tuple[str, str], Sequence[float]]) -> dict[str, dict[str, Delta]]:

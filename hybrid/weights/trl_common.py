@@ -7,6 +7,7 @@ test in `tests/integration/test_weights_contracts.py`. Does not: generate, rewar
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,17 +23,21 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hybrid.backends.base import Adapter
+from hybrid.backends.quantization import refuse_merge
 from hybrid.errors import ConfigError, Problem, TrainingError
+from hybrid.store.faults import faultpoint
+from hybrid.weights.batches import resumable
 from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
 from hybrid.weights.identity import probe_policy
 from hybrid.weights.labelled import score_labelled_only
 from hybrid.weights.monitors import Alarm, marks
+from hybrid.weights.preflight import RECOMPUTED
+from hybrid.weights.rehearsal import rehearse
 from hybrid.weights.results import metrics_of, monitor_of, stopped_early
 from hybrid.weights.schedule import Order
-
-_SMALL = 2_000_000_000
-"""Parameters below which activations of one step fit without recomputing them."""
+from hybrid.weights.stopping import StopRequest
+from hybrid.weights.untouched import FrozenBase, check_adapter_loaded
 
 
 class RowSampler(Sampler[int]):  # type: ignore[misc]
@@ -59,7 +64,7 @@ def common_arguments(session: Session) -> dict[str, Any]:
     """Arguments of both trainers. Precision follows the loaded base: bfloat16 autocast on CUDA alone, none on a CPU."""
     job, info, plan = session.job, session.loaded.info, session.plan
     cuda = info.device.startswith("cuda")
-    recompute = info.parameters >= _SMALL
+    recompute = info.parameters >= RECOMPUTED
     return {
         "output_dir": str(job.out),
         "use_cpu": not cuda,
@@ -80,13 +85,22 @@ def common_arguments(session: Session) -> dict[str, Any]:
         "disable_tqdm": True,
         "log_level": "error",
         "seed": job.seed,
-        "optim": "adamw_torch",
+        "optim": _optimizer(session),
         "weight_decay": 0.0,
         "dataloader_pin_memory": cuda,
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
     }
+
+
+def _optimizer(session: Session) -> str:
+    """The trainer's name of the optimiser. Raises ConfigError where the device has no such thing."""
+    wanted = session.job.weights.optimizer
+    if wanted == "paged_adamw_8bit" and not session.loaded.info.device.startswith("cuda"):
+        message = "a paged optimiser moves its state between the memories of a GPU and its host; this run is on a CPU"
+        raise ConfigError([Problem("config", 0, "weights.optimizer", message, "use adamw_8bit or adamw")])
+    return {"adamw": "adamw_torch"}.get(wanted, wanted)
 
 
 def lora_config(session: Session) -> LoraConfig:
@@ -122,8 +136,13 @@ class DurableMixin:
     repeat: int = 1
     passes: int = 1
 
+    frozen: FrozenBase
+    """Set when training starts."""
+
     # Set by the trainer this is mixed into.
     accelerator: Any
+    lr_scheduler: Any
+    optimizer: Any
     args: Any
     model: Any
     model_wrapped: Any
@@ -164,9 +183,10 @@ class DurableMixin:
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The trainer's log with the wall seconds since the last one, so that they survive in the checkpoint."""
+        """The trainer's log with the wall seconds since the last one and the memory, so that they survive in the checkpoint."""
         now = time.perf_counter()
         logs["seconds"] = now - getattr(self, "_logged_at", now)
+        logs |= self.session.forecast.measured() if self.session.forecast is not None else {}
         self._logged_at = now
         super().log(logs, start_time)  # type: ignore[misc]
 
@@ -184,13 +204,39 @@ class DurableMixin:
         tensors = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        faultpoint("checkpoint.after-adapter")
         model.peft_config["default"].save_pretrained(str(folder))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The trainer's, between two places where a test can kill it."""
+        faultpoint("checkpoint.before-optimizer")
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+        faultpoint("checkpoint.after-optimizer")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        faultpoint("checkpoint.after-streams")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The trainer's; under other settings than the checkpoint's, the configured learning rate and not the saved one."""
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is None or not self.session.other_settings:
+            return
+        rate = self.args.learning_rate
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        schedule.base_lrs = [rate for _ in schedule.base_lrs]
+        now = [rate * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        schedule._last_lr = now
+        for group, value in zip(self.optimizer.param_groups, now, strict=True):
+            group["initial_lr"], group["lr"] = rate, value
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The trainer's checkpoint, then our manifest: before it, the checkpoint does not exist."""
+        self.frozen.check(self.state.global_step)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)  # left by a killed run, invalid: its files must not mix with the new ones
+        faultpoint("checkpoint.before")
         self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
@@ -203,14 +249,22 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     """Guards and progress: probes the policy, checks each update, reports each step, feeds the monitors, and stops a job
     that has no signal or whose alarm says so."""
 
-    def __init__(self, trainer: Any, session: Session) -> None:
-        self._trainer, self._session = trainer, session
+    def __init__(self, trainer: Any, session: Session, request: StopRequest) -> None:
+        self._trainer, self._session, self._request = trainer, session, request
         self._probed_moved = False
         self._monitor, self._fed = monitor_of(session.job), 0
 
     def on_train_begin(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
-        """Prove that rollouts come from the model that is trained."""
+        """Prove that rollouts come from the model that is trained, that this is the checkpoint's, and that the largest step
+        fits."""
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        self._trainer.frozen = FrozenBase(model)
+        if self._session.resume is not None:
+            found = get_peft_model_state_dict(model, save_embedding_layers=False)
+            check_adapter_loaded(self._session.resume.path, found)
         self._probe()
+        if self._session.job.weights.memory.rehearse and self._session.forecast is not None:
+            rehearse(self._trainer, self._session.forecast)
         self._trainer.start_clock()
 
     def on_pre_optimizer_step(
@@ -234,6 +288,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 control.should_save = True
                 control.should_training_stop = True
         return control
+
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Stop where a signal asked for it: at the next boundary, with a checkpoint."""
+        faultpoint("training.step")
+        if resumable(state.global_step, self._session.job.iterations) and self._asked_to_stop():
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process got a signal: all of them have to stop at the same step."""
+        asked = self._request.asked is not None
+        if self._session.plan.processes == 1:
+            return asked
+        device = self._trainer.accelerator.device
+        flags = self._trainer.accelerator.gather(torch.tensor([float(asked)], device=device))
+        if bool(flags.any()):
+            self._request.asked = self._request.asked or signal.SIGTERM
+        return bool(flags.any())
 
     def on_save(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
         """Prove once more, when the adapter has moved: at the start of a fresh job it equals the base."""
@@ -264,17 +339,26 @@ def begin_with(trainer: Any, adapter: Adapter) -> None:
 
 def start(trainer: Any, session: Session) -> None:
     """Train from the session's checkpoint or from its start, without terminal output."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # TRL rounds the adapter of a quantised base to bfloat16, where steps of a small learning rate round to nothing
+            # and a resumed optimiser is another one. On a plain base it is in float32 already.
+            parameter.data = parameter.data.float()
+    refuse_merge(trainer.model)
     if session.start is not None and session.resume is None:
         begin_with(trainer, session.start)
     trainer.remove_callback(PrinterCallback)
     if not session.loaded.info.device.startswith("cuda"):
         score_labelled_only(trainer.accelerator.unwrap_model(trainer.model).get_base_model())
-    trainer.add_callback(Watch(trainer, session))
+    request = StopRequest()
+    trainer.add_callback(Watch(trainer, session, request))
     if trainer.args.world_size != session.plan.processes:
         raise TrainingError(
             f"{trainer.args.world_size} processes train, but the launcher announced {session.plan.processes}"
         )
-    trainer.train(resume_from_checkpoint=str(session.resume.path) if session.resume else None)
+    with request:
+        trainer.train(resume_from_checkpoint=str(session.resume.path) if session.resume else None)
+    request.reraise()
 
 
 @contextmanager

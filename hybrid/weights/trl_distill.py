@@ -19,7 +19,8 @@ from datasets import Dataset
 
 from hybrid.backends.loading import fold_lm_head
 from hybrid.weights.driver import Session
-from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows, prompt_rows
+from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows, prompt_rows, split
+from hybrid.weights.preflight import foresee
 from hybrid.weights.trl_common import quiet, start
 from hybrid.weights.trl_sft import IGNORED, HybridSft
 
@@ -125,6 +126,7 @@ def fit(session: Session) -> None:
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     check_lengths(job, [len(row.ids) for row in taught], limit)
     fold_lm_head(loaded.model)
+    session = foresee(session, [split(row) for row in rows])
     with quiet():
         targets = ask_teacher(session, taught)
         tokens = sum(len(row.ids) for row in taught) * session.plan.processes

@@ -22,6 +22,7 @@ from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
 from hybrid.weights.engine import EngineMixin
 from hybrid.weights.observe import Observer, figures
+from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, filled, signal_share
 from hybrid.weights.schedule import Order
@@ -35,8 +36,10 @@ class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
         job, plan = session.job, session.plan
         grpo = job.weights.grpo
         self.session = session
-        self.order = Order(job.stages, job.steps, grpo.prompts_per_step, job.seed, job.stage_steps)
-        self.repeat, self.passes = grpo.generations, plan.accumulation
+        # One row of the order per generation phase; its rows are read once per forward pass of every step of it.
+        lengths = tuple(steps // job.iterations for steps in job.stage_steps)
+        self.order = Order(job.stages, job.steps // job.iterations, grpo.prompts_per_step, job.seed, lengths)
+        self.repeat, self.passes = grpo.generations, plan.accumulation * job.iterations
         self._prompts = tuple(prompts)
         self._ids = {row.text: list(row.ids) for row in prompts}
         self._observer = Observer(job.weights.monitors, job.examples, job.grader)
@@ -119,6 +122,7 @@ def fit(session: Session) -> None:
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
     fold_lm_head(loaded.model)
+    session = foresee(session, [(row.ids, job.max_new_tokens) for row in prompts])
     with quiet():
         start(HybridGrpo(session, prompts), session)
 
@@ -136,7 +140,7 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
         loss_type=grpo.loss,
         scale_rewards=grpo.scale_rewards,
         reward_weights=reward_weights,
-        num_iterations=1,
+        num_iterations=grpo.iterations,
         shuffle_dataset=False,
         disable_dropout=True,
         use_vllm=False,

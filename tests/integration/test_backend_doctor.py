@@ -185,3 +185,13 @@ def test_cores_follow_the_affinity_and_the_quota(monkeypatch: pytest.MonkeyPatch
     assert physical_cores() == 4
     monkeypatch.setattr(device, "_cgroup_quota", lambda: 3)
     assert physical_cores() == 3
+
+
+def test_the_doctor_counts_the_processes_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_name([doctor._processes({})])["processes"].detail.startswith("1,")
+    launched = {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "RANK": "0"}
+    assert doctor._processes(launched).detail == "8, 4 on this machine; rank 0 leads"
+    for key, value in launched.items():
+        monkeypatch.setenv(key, value)
+    found = next(f for f in examine(None) if f.name == "processes")
+    assert found == doctor._processes(launched)

@@ -24,7 +24,9 @@ for method in ("grpo", "sft", "distill", "warm"):
         if method == "warm":
             sections["weights"] = {"warm_start": WarmStartConfig(steps=2, batch=4)}
         return make_job(folder, out / name, "grpo" if method == "warm" else method, teacher="bcd: ", **sections)
-    whole = train(job(method))
+    fresh = job(method)
+    whole = train(fresh)
+    (out / f"rows-{method}-{rank}.json").write_text(json.dumps(fresh.grader.rows))
     if rank == 0:  # what a run leaves that was killed after its first checkpoint
         shutil.copytree(out / method / "checkpoint-2", out / (method + "-again") / "checkpoint-2")
     PartialState().wait_for_everyone()
@@ -89,6 +91,17 @@ def test_two_processes_share_one_step_of_the_configured_size(launched, tmp_path)
             assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-2)
     assert answers["sft"]["tokens"] == [alone.tokens_in, 0, 0]
     assert answers["grpo"]["tokens"][2] == 4 * 8  # not 4 * 8 per process
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_rows_of_one_in_its_order(launched, tmp_path):
+    """Each process holds its half of every step's rows; side by side they are the step of one process."""
+    folder, out, _ = launched
+    alone = make_job(folder, tmp_path / "grpo", "grpo", grpo={"steps": 4})
+    train(alone)
+    halves = [json.loads((out / f"rows-grpo-{rank}.json").read_text()) for rank in range(2)]
+    assert len(set(alone.grader.rows)) > 4
+    assert [row for s in range(4) for half in halves for row in half[4 * s : 4 * s + 4]] == alone.grader.rows
 
 
 @pytest.mark.slow

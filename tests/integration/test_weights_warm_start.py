@@ -70,7 +70,7 @@ def test_another_warm_start_is_another_job(whole):
     for changed in (WARM.model_copy(update={"steps": 2}), None):
         other = dataclasses.replace(job, weights=job.weights.model_copy(update={"warm_start": changed}))
         assert job_identity(other) != job_identity(job)
-        with pytest.raises(RunFolderError, match=r"weights\.warm_start\..* differ"):
+        with pytest.raises(RunFolderError, match=r"weights\.warm_start\..* -> "):
             train(other)
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_grew_from_another_start_is_refused(whole, tmp_path):
     twin = dataclasses.replace(job, out=tmp_path / "twin", weights=first)
     train(twin)
     shutil.copytree(twin.out / "warm-start", job.out / "warm-start")
-    with pytest.raises(RunFolderError, match=r"sft\.learning_rate differ"):
+    with pytest.raises(RunFolderError, match=r"sft\.learning_rate: .* -> "):
         train(job)
 
 

@@ -23,9 +23,11 @@ class Letters:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.rows: list[str] = []
 
     def grade(self, completion: str, example: Example) -> Score:
         self.seen.append(completion)
+        self.rows.append(example.id)
         value = sum(c in "abcdefghijklm" for c in completion) / max(len(completion), 1)
         return Score(value, value > 0.5)
 

@@ -85,8 +85,10 @@ class Room:
 
         return fake
 
-    def _run(self, loaded: Any, out: Path, *, fresh: bool, probe_only: bool, on_event: Callable[..., None]) -> Path:
-        self.calls.append(("run", (loaded, out), {"fresh": fresh, "probe_only": probe_only}))
+    def _run(
+        self, loaded: Any, out: Path, *, probe_only: bool, on_event: Callable[..., None], **how: bool | Path | None
+    ) -> Path:
+        self.calls.append(("run", (loaded, out), {"probe_only": probe_only, **how}))
         on_event("run.started", {"name": "small", "device": "cpu", "model": "m", "out": str(out), "resumed": False})
         if self.noise:
             print("a library talks")
@@ -217,12 +219,13 @@ def test_usage_errors_are_2_in_both_forms(room: Room, argv: list[str], capsys: p
 
 def test_run_hands_over_what_was_asked(room: Room) -> None:
     assert main(["run", "run.yaml", "--fresh", "--set", "seed=9", "--out", "there"]) == 0
-    assert main(["run", "run.yaml"]) == 0
+    assert main(["run", "run.yaml", "--fork", "old", "--strict"]) == 0
     assert main(["probe", "run.yaml"]) == 0
+    plain = {"fresh": False, "probe_only": False, "fork": None, "strict": False}
     (_, (loaded, out), first), (_, (_, second_out), second), (_, (_, third_out), third) = room.calls
-    assert (loaded.config.seed, out, first) == (9, Path("there"), {"fresh": True, "probe_only": False})
-    assert (second_out, second) == (Path("runs/small"), {"fresh": False, "probe_only": False})
-    assert (third_out, third) == (Path("runs/small"), {"fresh": False, "probe_only": True})
+    assert (loaded.config.seed, out, first) == (9, Path("there"), {**plain, "fresh": True})
+    assert (second_out, second) == (Path("runs/small"), {**plain, "fork": Path("old"), "strict": True})
+    assert (third_out, third) == (Path("runs/small"), {**plain, "probe_only": True})
 
 
 def test_the_result_of_a_run_names_device_placements_report_and_warnings(

@@ -96,7 +96,7 @@ def test_schema_is_json_and_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 SCRIPT = """\
 import subprocess, sys, time, types
 room = types.ModuleType("hybrid.pipeline.run")
-def run(loaded, out, *, fresh, probe_only, on_event):
+def run(loaded, out, *, on_event, **how):
     on_event("run.started", {"name": "small", "device": "cpu", "model": "m", "out": str(out)})
     BODY
     return out / "report" / "placement.json"
@@ -118,14 +118,16 @@ def started(body: str, *argv: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_interrupt_says_that_the_same_command_continues(folder: Path, flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "sent"), [([], signal.SIGINT), (["--json"], signal.SIGINT), ([], signal.SIGTERM)], ids=str
+)
+def test_interrupt_says_that_the_same_command_continues(folder: Path, flags: list[str], sent: signal.Signals) -> None:
     process = started(
         "sys.stderr.write('here\\n'); sys.stderr.flush(); time.sleep(60)", "run", "run.yaml", *flags, cwd=folder
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "here\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in error

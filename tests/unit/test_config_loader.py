@@ -345,3 +345,37 @@ def test_unreadable_file_is_a_problem(config: Path) -> None:
         pytest.skip("root may read everything")
     config.chmod(0)
     assert "permission" in problems_of(config)[0].message
+
+
+PHASES = """\
+weights:
+  grpo:
+    iterations: 4
+    steps: 30
+  checkpoint_every: 6
+"""
+
+
+def test_a_checkpoint_within_a_generation_phase_is_refused_at_its_line_with_the_nearest_legal_values(
+    config: Path,
+) -> None:
+    config.write_text(GOOD + PHASES, encoding="utf-8")
+    every, steps = sorted(problems_of(config), key=lambda p: -p.line)
+    first = len(GOOD.splitlines())
+    assert (every.line, every.key) == (first + 5, "weights.checkpoint_every")
+    assert every.message == "6 lies within a generation phase, which is 4 optimiser steps (grpo.iterations)"
+    assert every.fix.startswith("write 4 or 8:")
+    assert (steps.line, steps.key) == (first + 4, "weights.grpo.steps")
+    assert steps.fix.startswith("write 28 or 32:")
+
+
+def test_the_legal_values_follow_the_iterations(config: Path) -> None:
+    config.write_text(GOOD, encoding="utf-8")
+    (found,) = problems_of(config, "weights.grpo.iterations=2")
+    assert (found.key, found.fix[:14]) == ("weights.checkpoint_every", "write 24 or 26"), "the default of 25 is none"
+    assert found.line == 0 or "weights" not in GOOD
+    legal = ["weights.grpo.iterations=2", "weights.checkpoint_every=24"]
+    assert load_config(config, legal).config.weights.grpo.iterations == 2
+    (found,) = problems_of(config, *legal[:1], "weights.checkpoint_every=1")
+    assert found.fix.startswith("write 2:"), "0 is no interval"
+    load_config(config, ["weights.method=sft", *legal[:1]])  # another method generates nothing

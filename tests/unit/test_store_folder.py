@@ -44,18 +44,18 @@ def test_the_same_identity_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"config": {**FIELDS["config"], "probe": {"samples": 5}}}, "config.probe.samples"),
-        ({"config": {**FIELDS["config"], "list": [1, 3]}}, r"config.list\[1\]"),
-        ({"config": {**FIELDS["config"], "list": [1]}}, "config.list"),
-        ({"data": {"units": "01"}}, "data.units"),
-        ({"data": {"units": "00", "more": "1"}}, "data.more"),
-        ({"code": "2"}, "code"),
+        ({"config": {**FIELDS["config"], "probe": {"samples": 5}}}, "config.probe.samples: 4 -> 5"),
+        ({"config": {**FIELDS["config"], "list": [1, 3]}}, r"config.list\[1\]: 2 -> 3"),
+        ({"config": {**FIELDS["config"], "list": [1]}}, r"config.list: \[1, 2\] -> \[1\]"),
+        ({"data": {"units": "01"}}, 'data.units: "00" -> "01"'),
+        ({"data": {"units": "00", "more": "1"}}, 'data.more: absent -> "1"'),
+        ({"code": "2"}, 'code: absent -> "2"'),
     ],
 )
 def test_another_identity_is_refused_with_what_differs(tmp_path: Path, change: dict[str, object], named: str) -> None:
     claimed(tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
-    with RunFolder(tmp_path / "run") as folder, pytest.raises(RunFolderError, match=rf"{named} differ.*--fresh"):
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(RunFolderError, match=rf"\({named}\).*--fork .*--fresh"):
         folder.claim({**FIELDS, **change}, "{}")
     assert {p: p.read_bytes() for p in before} == before, "a refusal changes nothing"
 

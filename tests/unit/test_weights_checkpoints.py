@@ -127,5 +127,5 @@ def test_a_missing_random_state_of_any_process_is_seen(root):
 
 def test_another_job_is_refused_by_field(root):
     other = {**IDENTITY, "weights.grpo.learning_rate": 0.5, "seed": 1}
-    with pytest.raises(RunFolderError, match=r"seed, weights\.grpo\.learning_rate differ"):
+    with pytest.raises(RunFolderError, match=r"seed: 0 -> 1; weights\.grpo\.learning_rate: 0\.0001 -> 0\.5\)"):
         find_newest(root, other, 1)

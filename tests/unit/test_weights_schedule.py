@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.errors import ConfigError
-from hybrid.weights.batches import BatchPlan, checkpoint_steps, is_boundary, plan_batches
+from hybrid.weights.batches import checkpoint_steps, is_boundary, plan_batches
 from hybrid.weights.schedule import Order, plain, stage_lengths, structured_first
 
 
@@ -95,8 +95,8 @@ def test_rows_that_processes_cannot_share_are_a_config_error():
 
 
 def test_checkpoints_lie_on_generation_boundaries():
-    assert checkpoint_steps(10, 4, BatchPlan(8, 4, 2)) == (4, 8, 10)
-    assert checkpoint_steps(3, 25, BatchPlan(8, 1, 1)) == (3,)
+    assert checkpoint_steps(10, 4) == (4, 8, 10)
+    assert checkpoint_steps(3, 25) == (3,)
     # What the plan rules out: two optimiser steps per generation, saved in the middle.
     assert not is_boundary(3, accumulation=1, steps_per_generation=2, iterations=1)
     assert not is_boundary(3, accumulation=1, steps_per_generation=1, iterations=2)
