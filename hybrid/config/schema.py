@@ -294,6 +294,9 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
+        judged = sorted(c.name for c in self.capabilities if c.abstain is not None and c.grader.type == "judge")
+        if judged:
+            raise ValueError(f"capabilities: {judged[0]} has a judge, which decides itself what an abstention is worth")
         if self.gate.ship.calibration is not None and self.weights.rewards.confidence is None:
             raise ValueError(
                 "gate.ship.calibration: no answer states a confidence, so nothing would read it; "

@@ -169,6 +169,7 @@ class WeightsConfig(Section):
         """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
         return self.grpo.iterations if self.method == "grpo" else 1
 
+    @model_validator(mode="after")
     def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
         if self.unknown_facts == "relabel" and self.method == "distill":
             raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")

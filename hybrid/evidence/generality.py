@@ -39,15 +39,17 @@ class Gains:
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float], families: Sequence[Hashable] | None = None) -> Gains:
-        """From scores in [0, 1] that are paired by position; without names every example is a family of its own.
+        """From scores in [0, 1] that are paired by position; without names every example is a family of its own. A pair that was
+        not judged (NaN) is left out.
 
         Raises ValueError for unpaired or impossible scores.
         """
-        found = tuple(paired_differences(before, after))
-        named = tuple(families) if families is not None else tuple(object() for _ in found)
+        found = paired_differences(before, after)
+        named = families if families is not None else [object() for _ in found]
         if len(named) != len(found):
             raise ValueError(f"{len(named)} family names for {len(found)} examples")
-        return cls(found, named)
+        pairs = [(d, name) for d, name in zip(found, named, strict=True) if not math.isnan(d)]
+        return cls(tuple(d for d, _ in pairs), tuple(name for _, name in pairs))
 
     def interval(self, level: float, seed: int) -> Delta:
         """Mean and interval, by families where one has several members."""

@@ -90,7 +90,8 @@ def _classes(session: Session, capability: Capability, text: str) -> list[Known]
         measured = session.meter.measure(
             replace(candidate, sampling=sampling), capability, "train", rows, samples=samples, stage="known"
         )
-        return [[r.passed for r in row] for row in measured.rollouts]
+        # A row is not left out for want of a verdict.
+        return [[r.passed or r.unjudged for r in row] for row in measured.rollouts]
 
     greedy, sampled = asked(0.0, 1), asked(probe.temperature, probe.samples)
     return [known(g[0], s) for g, s in zip(greedy, sampled, strict=True)]

@@ -127,3 +127,9 @@ def covered(tau: float, gain: float, members: int, runs: int = 150) -> float:
 def test_the_interval_covers_the_true_ratio(tau: float, gain: float, members: int) -> None:
     # 150 runs of a 95 % interval: below .90 would happen by chance about once in 150 times.
     assert covered(tau, gain, members) >= 0.90
+
+
+def test_a_pair_that_was_not_judged_is_left_out() -> None:
+    nan = float("nan")
+    found = gains([0.0, 0.0, nan, 0.0], [1.0, nan, 1.0, 0.0], ["a", "b", "c", "d"])
+    assert (found.differences, found.families) == ((1.0, 0.0), ("a", "d"))
