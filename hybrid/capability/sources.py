@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hybrid.capability.graders import GraderError, build_grader, check_grader
+from hybrid.capability.graders.abstain import accepting
 from hybrid.capability.graders.judge import UnboundJudge
 from hybrid.capability.graders.text import fold, quote
 from hybrid.capability.hf import read_hf
@@ -59,7 +60,7 @@ def load_capability(
     capability = LoadedCapability(
         name=config.name,
         splits={s: _limited([r.example for r in rows.get(s, [])], config, s, seed) for s in SPLITS},
-        grader=build_grader(config.grader),
+        grader=accepting(build_grader(config.grader), config.abstain),
         seed_skill=skill,
         declared_kind=config.kind,
         places={(split, row.example.id): (row.file, row.line) for split, row in split_rows(rows)},

@@ -10,6 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.generality import AbstainConfig as AbstainConfig
+from hybrid.config.generality import GeneralityConfig as GeneralityConfig
+from hybrid.config.generality import TransferBound as TransferBound
+from hybrid.config.generality import UnknownFacts as UnknownFacts
 from hybrid.config.graders import ChoiceGrader as ChoiceGrader
 from hybrid.config.graders import CodeGrader as CodeGrader
 from hybrid.config.graders import ExactGrader as ExactGrader
@@ -36,6 +40,8 @@ from hybrid.config.text import ProposerConfig as ProposerConfig
 from hybrid.config.text import ReplayProposerConfig as ReplayProposerConfig
 from hybrid.config.text import SelfProposerConfig as SelfProposerConfig
 from hybrid.config.text import SkillConfig as SkillConfig
+from hybrid.config.tree import CriticsConfig as CriticsConfig
+from hybrid.config.tree import TreeConfig as TreeConfig
 from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
@@ -150,6 +156,8 @@ class CapabilityConfig(Section):
     vocabulary: str | None = None
     """YAML file of candidate lines for the offline proposer; default: `skill.proposer.vocabulary`."""
     decoding: DecodingConfig = DecodingConfig()
+    abstain: AbstainConfig | None = None
+    """An answer that stands for "I do not know", which the grader then accepts; none means that it is an answer like others."""
     limit: dict[Literal["train", "search", "confirm", "test", "variant"], Annotated[int, Field(ge=1)]] = Field(
         default={}
     )
@@ -185,6 +193,8 @@ class RouterConfig(Section):
     """Least share of failures that break a rule which the document has, at its lower bound, that speaks for weights."""
     transfer: float = Field(default=0.5, ge=0, le=1)
     """Least gain on variants per gain in distribution for an adapter to ship."""
+    transfer_bound: TransferBound = "point"
+    """What must reach `transfer`: the ratio itself (`point`), or the lower end of its 95 % interval (`low`)."""
     force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = Field(default={})
     """Capability -> placement to attempt whatever the probes say; the gates still decide whether it ships."""
     counterfactual: bool = False
@@ -284,13 +294,16 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
+        judged = sorted(c.name for c in self.capabilities if c.abstain is not None and c.grader.type == "judge")
+        if judged:
+            raise ValueError(f"capabilities: {judged[0]} has a judge, which decides itself what an abstention is worth")
         if self.gate.ship.calibration is not None and self.weights.rewards.confidence is None:
             raise ValueError(
                 "gate.ship.calibration: no answer states a confidence, so nothing would read it; "
                 "set weights.rewards.confidence_pattern"
             )
         scaling = self.weights.grpo.scale_rewards
-        if self.weights.method == "grpo" and self.weights.rewards.brier_weight > 0 and scaling != "none":
+        if self.weights.reinforces and self.weights.rewards.brier_weight > 0 and scaling != "none":
             raise ValueError(
                 f"weights.grpo.scale_rewards: {scaling!r} divides by a deviation of rewards, which makes a Brier reward teach "
                 'overconfidence (Bereket and Leskovec 2025, arXiv 2508.11800); use "none", or leave out rewards.brier_weight'
@@ -298,4 +311,6 @@ class Config(Section):
         order = self.weights.schedule.order
         if not isinstance(order, str) and sorted(order) != sorted(names):
             raise ValueError("weights.schedule.order: name every capability of this file once, or write structured")
+        if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
+            raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self

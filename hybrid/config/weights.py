@@ -6,12 +6,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.tree import TreeConfig
 
 
 class LoraConfig(Section):
@@ -93,20 +95,26 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill"] = "grpo"
-    """`distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
+    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
+    arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
+    tree: TreeConfig = TreeConfig()
     warm_start: WarmStartConfig | None = None
-    """For `grpo`: begin with supervised steps; none begins at the base."""
+    """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
     monitors: MonitorsConfig = MonitorsConfig()
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """`adamw_8bit` keeps the two moments in 8 bits (Dettmers et al. 2022, 2110.02861; tensors below 4096 numbers stay in 32);
     `paged_...` also lets them move to the host's memory, on CUDA only. Both need bitsandbytes."""
+    generality: GeneralityConfig = GeneralityConfig()
+    unknown_facts: UnknownFacts = "keep"
+    """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
+    trained on like others, left out, or taught to be answered with the capability's `abstain` answer."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
@@ -115,7 +123,7 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
-        if self.warm_start is not None and self.method != "grpo":
+        if self.warm_start is not None and not self.reinforces:
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
         return self
 
@@ -136,6 +144,12 @@ class WeightsConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _trees_are_grown_for_every_step(self) -> WeightsConfig:
+        if self.method == "tree" and self.grpo.iterations > 1:
+            raise ValueError("grpo.iterations: method tree searches anew for every step; leave it at 1")
+        return self
+
+    @model_validator(mode="after")
     def _shared_is_trained_in_one_go(self) -> WeightsConfig:
         if self.schedule.tasks == "shared" and self.method not in ("grpo", "sft"):
             raise ValueError(f"schedule.tasks: shared needs method grpo or sft, not {self.method}")
@@ -143,12 +157,34 @@ class WeightsConfig(Section):
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
             )
+        if self.schedule.tasks == "shared" and (self.unknown_facts != "keep" or self.generality.augment != "none"):
+            raise ValueError(
+                "schedule.tasks: shared trains every row as it is; leave unknown_facts and generality.augment at their "
+                "defaults or train separate adapters"
+            )
         return self
 
     @property
     def phase(self) -> int:
         """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
         return self.grpo.iterations if self.method == "grpo" else 1
+
+    @model_validator(mode="after")
+    def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
+        if self.unknown_facts == "relabel" and self.method == "distill":
+            raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
+        return self
+
+    @property
+    def title(self) -> str:
+        """The method in words, for a report."""
+        uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
+        return uses[self.tree.use] if self.method == "tree" else self.method
+
+    @property
+    def reinforces(self) -> bool:
+        """Whether every step generates completions and learns from their rewards."""
+        return reinforces(self.method, self.tree)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -158,4 +194,9 @@ class WeightsConfig(Section):
     @property
     def steps(self) -> int:
         """Optimiser steps of one training, without a warm start's."""
-        return self.grpo.steps if self.method == "grpo" else self.supervised.steps
+        return self.grpo.steps if self.reinforces else self.supervised.steps
+
+
+def reinforces(method: str, tree: TreeConfig) -> bool:
+    """Whether a training by `method` generates completions in every step and learns from their rewards."""
+    return method == "grpo" or (method == "tree" and tree.use == "advantages")

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybrid.backends.base import Adapter
+from hybrid.capability.families import LEAST_VARIANTS, family
 from hybrid.capability.types import Capability
+from hybrid.evidence.generality import Gains, generality
 from hybrid.evidence.joint_gate import joint_gate
 from hybrid.evidence.stated import Reader, told
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline.attribution import Without, Worth, worth
+from hybrid.pipeline.generality import held
 from hybrid.pipeline.session import Session
 from hybrid.router.place import ARMS, Arm, ArmName, Transfer
-
-LEAST_VARIANTS = 8
-"""Below this many variants a transfer ratio says nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Shipping:
     verdicts: dict[ArmName, Verdict] = field(default_factory=dict)
     worths: list[Worth] = field(default_factory=list)
     """What each kept edit of the document is worth; empty where the document did not pass."""
+    families: tuple[str, ...] = ()
+    """Of the variants, by position; empty means that each is one of its own."""
 
 
 def named_slices(capability: Capability, key: str | None) -> dict[str, list[int]] | None:
@@ -65,9 +67,10 @@ def judge(
     shorter = [session.candidate(capability, w.body) for w in without]
     session.meter.open_sealed(capability, "confirm", [base, *candidates.values(), *shorter])
     confirm = capability.splits["confirm"]
-    variant = capability.splits.get("variant", ())
+    variant = held(session, capability)
     measure = session.meter.measure
     shipping = Shipping(measure(base, capability, "confirm", confirm, stage="ship"))
+    shipping.families = tuple(family(e) for e in variant)
     if variant:
         shipping.variants["base"] = measure(base, capability, "variant", variant, stage="ship")
     policy = session.loaded.config.gate.ship
@@ -93,14 +96,19 @@ def judge(
 def transfer(shipping: Shipping, name: ArmName) -> Transfer:
     """tau = gain on variants / gain on `confirm`; None where there are too few variants or nothing was gained.
 
-    An arm that ships for its calibration claims no gain in score, so there is none to carry over.
+    An arm that ships for its calibration claims no gain in score, so there is none to carry over. The interval of tau, and the
+    difference in differences, resample whole families of variants.
     """
     varied, base = shipping.variants.get(name), shipping.variants.get("base")
     gain = shipping.verdicts[name].delta if shipping.verdicts[name].basis == "score" else 0.0
-    if varied is None or base is None or len(varied.values) < LEAST_VARIANTS or gain <= 0:
+    if varied is None or base is None:
         return Transfer(None, None, 0)
+    inside = Gains.of(shipping.base.values, shipping.measured[name].values, shipping.base.example_ids)
+    found = generality(inside, Gains.of(base.values, varied.values, shipping.families or None))
+    if len(varied.values) < LEAST_VARIANTS or gain <= 0:
+        return Transfer(None, None, 0, found)
     variant_gain = varied.mean - base.mean
-    return Transfer(variant_gain / gain, variant_gain, len(varied.values))
+    return Transfer(variant_gain / gain, variant_gain, len(varied.values), found)
 
 
 def arms_of(shipping: Shipping, verdicts: Mapping[ArmName, Verdict]) -> dict[ArmName, Arm]:

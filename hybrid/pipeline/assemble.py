@@ -19,6 +19,7 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
+from hybrid.pipeline import assemble_generality
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
@@ -123,6 +124,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         decision_trail=(
             *route.reasons,
             *outcome.improved.notes,
+            *assemble_generality.trail(outcome),
             *refused,
             *([unmeasured] if unmeasured else ()),
             f"placed: {placement.reason}",
@@ -148,6 +150,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         skill_text=outcome.improved.document.body if outcome.improved.document else None,
         seed_skill_text=outcome.texts.get("seed") or None,
         training=_training(session, outcome, arm),
+        generality=assemble_generality.assembled(outcome, arm),
         flips=_flips(outcome, arm),
         ledger=_totals(session, name, None),
         artifacts=r.Artifacts(
@@ -290,6 +293,7 @@ def _rejected(outcome: Outcome) -> tuple[r.Rejected, ...]:
             rows.append(
                 r.Rejected(substrate="skill", what=what, delta=v.delta, low=v.low, high=v.high, n=v.n, why=v.reason)
             )
+    rows += assemble_generality.sent_back(outcome)
     placement = outcome.placement
     for refusal in placement.refused if placement is not None else ():
         v = outcome.verdicts[refusal.arm]
@@ -322,7 +326,7 @@ def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training
     result = trainings[name]
     history = tuple(r.TrainingPoint.model_validate({**row, "step": int(row["step"])}) for row in result.history)
     return r.Training(
-        method=f"{session.loaded.config.weights.method} ({name})",
+        method=f"{session.loaded.config.weights.title} ({name})",
         steps=result.steps,
         history=history,
         selected_step=outcome.improved.selected_steps.get(name),

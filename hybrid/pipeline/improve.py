@@ -11,18 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from hybrid.backends.base import Adapter
 from hybrid.capability.types import Capability, Example, Split
 from hybrid.config.schema import PlacementName
 from hybrid.errors import TrainingError
+from hybrid.evidence.known import KnownFacts
 from hybrid.evidence.types import Measurement, Rollout, Verdict
 from hybrid.pipeline import proposers
 from hybrid.pipeline.arms import Built
+from hybrid.pipeline.generality import SentBack, WatchPoint, added, describe, sent_back, watch
+from hybrid.pipeline.known import Rows, known_rows
+from hybrid.pipeline.known import describe as told_facts
 from hybrid.pipeline.lessons import Lessons, lessons
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.training import select_checkpoint, summary, train_adapter
 from hybrid.router.place import ARMS, ArmName
-from hybrid.router.route import Route
+from hybrid.router.route import MeasuredKind, Route
 from hybrid.skill.document import SkillDocument, new_document, parse
 from hybrid.skill.edits import apply
 from hybrid.skill.evidence_metadata import GateEvidence, stamp
@@ -36,6 +41,7 @@ from hybrid.skill.task import SkillTask
 from hybrid.store.atomic import write_text
 from hybrid.store.faults import faultpoint
 from hybrid.weights.base import Method, TrainResult
+from hybrid.weights.tree.figures import search_notes
 
 
 @dataclass
@@ -46,6 +52,11 @@ class Improved:
     document: SkillDocument | None = None
     skill: SkillResult | None = None
     trainings: dict[ArmName, TrainResult] = field(default_factory=dict)
+    watched: dict[ArmName, tuple[WatchPoint, ...]] = field(default_factory=dict)
+    """The watched variants at every checkpoint of the training that counts."""
+    sent_back: dict[ArmName, SentBack] = field(default_factory=dict)
+    """First attempts that were trained again with variants."""
+    known: dict[ArmName, KnownFacts] = field(default_factory=dict)
     selected_steps: dict[ArmName, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -90,6 +101,8 @@ class Improver:
     def __init__(self, session: Session, capability: Capability) -> None:
         self.session, self.capability = session, capability
         self.proposer, self.editor = proposers.build(session, capability)
+        self._kind: MeasuredKind = "unclear"
+        self._best_text = ""
 
     def seed_document(self) -> SkillDocument:
         """The configured seed document, or an empty one of the capability's name."""
@@ -193,29 +206,70 @@ class Improver:
             write_text(folder / f"{number:03d}.md", document.with_body(body).render())
 
     def weight_arm(self, into: Improved, arm: ArmName, skill: str, start: Measurement) -> None:
-        """Train an adapter that reads `skill`; one that does not beat `start` on search builds no arm."""
-        with self.session.stage(self.capability.name, arm) as note:
+        """Train an adapter that reads `skill`; one that does not beat `start` on search builds no arm.
+
+        One whose gain does not carry over to the watched variants is trained again with variants, where the
+        configuration says so; the second attempt is then the arm, and the first is on record only.
+        """
+        try:
+            rows, facts = known_rows(self.session, self.capability, self._kind, skill, self._text(into))
+        except TrainingError as error:
+            self._stopped(into, arm, error)
+            return
+        if facts is not None:
+            into.known[arm] = facts
+            into.notes.append(f"{arm}: {told_facts(facts)}")
+        first = self._attempt(into, arm, skill, start, arm, rows)
+        if first is None:
+            return
+        back = sent_back(self.session, self.capability, into.watched[arm], first[0])
+        if back is not None:
+            into.sent_back[arm] = back
+            into.notes.append(f"{arm}: step {back.step}: {back.why}")
+            again = rows.with_variants(added(self.session, self.capability))
+            first = self._attempt(into, arm, skill, start, f"{arm}-augmented", again)
+        if first is not None:
+            into.selected_steps[arm] = first[0]
+            into.built[arm] = Built(skill=skill, adapter=first[1])
+
+    def _attempt(
+        self, into: Improved, arm: ArmName, skill: str, start: Measurement, name: str, rows: Rows
+    ) -> tuple[int, Adapter] | None:
+        """One training in its own folder, and its best checkpoint where one beats `start`."""
+        session, capability = self.session, self.capability
+        with session.stage(capability.name, name) as note:
             try:
-                taught = self._lessons(into) if self.session.loaded.config.weights.method == "distill" else None
-                result = train_adapter(self.session, self.capability, skill, arm, taught)
+                taught = self._lessons(into, rows) if session.loaded.config.weights.method == "distill" else None
+                result = train_adapter(session, capability, skill, name, taught, rows)
             except TrainingError as error:
                 note["summary"] = f"stopped: {error}"
-                into.notes.append(f"{arm}: training stopped: {error}")
-                self.session.warn(f"{self.capability.name}: {arm}: training stopped: {error}")
-                return
+                self._stopped(into, arm, error)
+                return None
             into.trainings[arm] = result
             for warning in result.warnings:
-                self.session.warn(f"{self.capability.name}: {arm}: {warning}")
-            into.notes += [f"{arm}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
-            chosen = select_checkpoint(self.session, self.capability, arm, result, skill, start)
+                session.warn(f"{capability.name}: {name}: {warning}")
+            into.notes += [f"{name}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
+            into.notes += [f"{name}: {note}" for note in search_notes(session.loaded.config.weights, result.history)]
+            chosen = select_checkpoint(session, capability, name, result, skill, start)
+            into.watched[arm] = watch(session, capability, skill, result, self.search("") if skill else start)
             note["summary"] = summary(result, chosen, start)
         if chosen is None:
-            into.notes.append(f"{arm}: no checkpoint passed the search gate; {result.note}".rstrip("; "))
-            return
-        into.selected_steps[arm] = chosen[0]
-        into.built[arm] = Built(skill=skill, adapter=chosen[1])
+            into.notes.append(f"{name}: no checkpoint passed the search gate; {result.note}".rstrip("; "))
+            return None
+        carried = describe(into.watched[arm], chosen[0])
+        if carried:
+            into.notes.append(f"{name}: {carried}")
+        return chosen[0], chosen[1]
 
-    def _lessons(self, into: Improved) -> Lessons:
+    def _stopped(self, into: Improved, arm: ArmName, error: TrainingError) -> None:
+        into.notes.append(f"{arm}: training stopped: {error}")
+        self.session.warn(f"{self.capability.name}: {arm}: training stopped: {error}")
+
+    def _text(self, into: Improved) -> str:
+        """The best text at hand: the accepted document, or the one that served best while probing."""
+        return into.built["skill"].skill if "skill" in into.built else self._best_text
+
+    def _lessons(self, into: Improved, rows: Rows) -> Lessons:
         """What the accepted document teaches. Raises TrainingError when there is none, or it teaches nothing."""
         taught = into.built.get("skill")
         if taught is None:
@@ -223,12 +277,23 @@ class Improver:
                 "weights.method is distill, and no document was accepted: there is nothing to distill. Give the "
                 "capability a seed document or a proposer that finds one, or use grpo or sft"
             )
-        found = lessons(self.session, self.capability, taught.skill)
+        variants = self.capability.splits.get("variant", ())
+        found = lessons(self.session, self.capability, taught.skill, [variants[i] for i in rows.variants])
         into.notes.append(f"weights: {found.summary}")
         return found
 
-    def improve(self, arms: Sequence[ArmName], fallback: PlacementName | None) -> Improved:
-        """Build the wanted arms in order; where the first finds nothing, the fallback is tried."""
+    def improve(
+        self,
+        arms: Sequence[ArmName],
+        fallback: PlacementName | None,
+        kind: MeasuredKind = "unclear",
+        best_text: str = "",
+    ) -> Improved:
+        """Build the wanted arms in order; where the first finds nothing, the fallback is tried.
+
+        `kind` and `best_text` are what the probes found; they decide what counts as a fact that is not known.
+        """
+        self._kind, self._best_text = kind, best_text
         out = self.text(arms)
         for arm, skill in self.weight_arms(out, arms, fallback):
             self.weight_arm(out, arm, skill, self.search(skill))

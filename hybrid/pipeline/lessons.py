@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybrid.capability.types import Capability
+from hybrid.capability.types import Capability, Example
 from hybrid.config.schema import DistillConfig
 from hybrid.errors import TrainingError
 from hybrid.evidence.types import Measurement, Rollout
@@ -37,9 +37,10 @@ class Lessons:
         return tuple(stage for stage in found if stage)
 
 
-def lessons(session: Session, capability: Capability, document: str) -> Lessons:
+def lessons(session: Session, capability: Capability, document: str, variants: Sequence[Example] = ()) -> Lessons:
     """Ask the base with `document` every training prompt, and keep what `weights.distill` says.
 
+    `variants` are asked too; their rows are numbered behind those of `train`.
     Raises TrainingError when nothing is left to teach, BudgetExhausted after keeping what was affordable.
     """
     config = session.loaded.config.weights.distill
@@ -49,6 +50,9 @@ def lessons(session: Session, capability: Capability, document: str) -> Lessons:
     rows = capability.splits["train"]
     measured = session.meter.measure(teacher, capability, "train", rows, samples=config.samples, stage="teach")
     answers = kept(measured, config)
+    if variants:
+        more = session.meter.measure(teacher, capability, "variant", variants, samples=config.samples, stage="teach")
+        answers += tuple((len(rows) + row, text) for row, text in kept(more, config))
     reached, tokens = len({row for row, _ in answers}), session.backend.count_tokens(document)
     if not answers:
         what = "passes" if config.keep == "passed" else "ends"
@@ -56,9 +60,8 @@ def lessons(session: Session, capability: Capability, document: str) -> Lessons:
             f"distill: no answer of the base with the document to {len(rows)} training rows {what}: nothing to teach. "
             f"Raise {'weights.distill.samples' if config.keep == 'passed' else 'decoding.max_new_tokens'}"
         )
-    summary = (
-        f"taught {len(answers)} answers to {reached} of {len(rows)} training rows by a document of {tokens} tokens"
-    )
+    asked = len(rows) + len(variants)
+    summary = f"taught {len(answers)} answers to {reached} of {asked} training rows by a document of {tokens} tokens"
     return Lessons(document, answers, summary)
 
 

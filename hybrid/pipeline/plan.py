@@ -112,8 +112,9 @@ def _capability(
         "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
     }
     lengths = counter.of(capability, settings.decoding.max_new_tokens)
-    steps = _product(work.trainings, together, lambda n: cost.training_steps(config.weights, n))
-    made = _product(work.trainings, together, lambda n: cost.training_completions(config.weights, n))
+    most = work.trainings.model_copy(update={"upper": work.trainings.upper * cost.attempts(config.weights)})
+    steps = _product(most, together, lambda n: cost.training_steps(config.weights, n))
+    made = _product(most, together, lambda n: cost.training_completions(config.weights, n, sizes.train))
     return CapabilityPlan(
         name=capability.name,
         splits={split: len(capability.splits.get(split, ())) for split in SPLITS},

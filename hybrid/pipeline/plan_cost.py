@@ -13,6 +13,7 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
+from hybrid.capability.families import LEAST_VARIANTS
 from hybrid.config.schema import Config, OfflineProposerConfig, SkillConfig, WeightsConfig
 from hybrid.evidence.power import NOISE
 from hybrid.skill.schedule import edit_budget
@@ -222,10 +223,13 @@ def pair_steps(weights: WeightsConfig, sharing: int) -> int:
     return (weights.schedule.pair_steps or weights.steps) if measured else 0
 
 
-def training_completions(weights: WeightsConfig, sharing: int = 1) -> int:
-    """Completions that one training generates; none for supervised fine-tuning. `sharing`: see `training_steps`."""
+def training_completions(weights: WeightsConfig, sharing: int = 1, train: int = 0) -> int:
+    """Completions that one training generates, on `train` rows; none for supervised fine-tuning. `sharing`: see
+    `training_steps`. Leaves of a tree count one by one, although they share what they begin with."""
     grpo = weights.grpo
-    each = grpo.prompts_per_step * grpo.generations if weights.method == "grpo" else 0
+    if weights.method == "tree" and not weights.reinforces:
+        return train * grpo.generations
+    each = grpo.prompts_per_step * grpo.generations if weights.reinforces else 0
     steps = grpo.steps if sharing < 2 else training_steps(weights, sharing)
     return each * (steps // weights.phase)
 
@@ -248,18 +252,42 @@ def shared_calls(config: Config, sizes: Sizes, sharing: int) -> tuple[Calls, ...
     )
 
 
+def attempts(weights: WeightsConfig) -> int:
+    """Most times that one adapter is trained: a second time where it may be sent back with variants."""
+    return 2 if weights.generality.augment == "variants" else 1
+
+
+def watched_variants(weights: WeightsConfig, variants: int) -> int:
+    """Most variants that a checkpoint is measured on."""
+    count = int(weights.generality.watch * variants)
+    return count if count >= LEAST_VARIANTS and variants - count >= LEAST_VARIANTS else 0
+
+
 def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
-    """One training: its own completions, every checkpoint and the start on `search`, the ordering of rows."""
+    """One training: its own completions, every checkpoint and the start on `search` and on the watched variants, the ordering
+    of rows, and which of them are known. A second attempt counts in the upper bounds alone."""
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
-    selection, made = checkpoints * sizes.search, training_completions(config.weights)
+    selection, made = checkpoints * sizes.search, training_completions(config.weights, train=sizes.train)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
+    tries, watched = attempts(config.weights), watched_variants(config.weights, sizes.variant)
+    asked = sizes.train * (1 + config.probe.samples) if config.weights.unknown_facts != "keep" else 0
+    again = sizes.variant * config.weights.distill.samples if taught and tries > 1 else 0
     return (
+        Calls(what="known facts", typical=asked, upper=asked),
+        Calls(what="known facts under a text", typical=asked // 2, upper=asked, reads_text=True),
         Calls(what="ordering of rows", typical=ordering, upper=ordering),
-        Calls(what="teacher's answers", typical=taught, upper=taught, reads_text=True),
-        Calls(what="training completions", typical=made, upper=made, reads_text=True),
-        Calls(what="checkpoints on search", typical=selection, upper=selection, reads_text=True),
-        Calls(what="start on search", typical=sizes.search, upper=sizes.search),
+        Calls(what="teacher's answers", typical=taught, upper=taught + again, reads_text=True),
+        Calls(what="training completions", typical=made, upper=made * tries, reads_text=True),
+        Calls(what="checkpoints on search", typical=selection, upper=selection * tries, reads_text=True),
+        Calls(
+            what="checkpoints on watched variants",
+            typical=checkpoints * watched,
+            upper=checkpoints * watched * tries,
+            reads_text=True,
+        ),
+        Calls(what="base on watched variants", typical=watched, upper=watched),
+        Calls(what="start on search", typical=sizes.search, upper=2 * sizes.search),
     )
 
 

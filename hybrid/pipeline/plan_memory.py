@@ -91,7 +91,7 @@ def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, 
             prompt=tokens[0],
             answer=tokens[1],
             rows=rows,
-            generated=_rows_per_step(config) if chosen.method == "grpo" else 0,
+            generated=_rows_per_step(config) if chosen.reinforces else 0,
             weight_bytes=weights,
             adapter=adapter_bytes(a, chosen.lora.rank, chosen.optimizer, chosen.lora.target_modules),
             item=ITEM[config.model.dtype],
@@ -120,7 +120,7 @@ def _unknown(why: str) -> MemoryPlan:
 
 def _rows_per_step(config: Config) -> int:
     weights = config.weights
-    if weights.method != "grpo":
+    if not weights.reinforces:
         return weights.supervised.batch
     rows = weights.grpo.prompts_per_step * weights.grpo.generations
     return max(rows, weights.warm_start.batch) if weights.warm_start is not None else rows

@@ -193,11 +193,11 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
     config = session.loaded.config
     asked: list[Asked] = []
     for outcome in outcomes:
-        assert outcome.route is not None
+        assert outcome.route is not None and outcome.probed is not None
         arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
         improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
         if config.weights.schedule.tasks == "separate":
-            outcome.improved = improver.improve(arms, fallback)
+            outcome.improved = improver.improve(arms, fallback, outcome.route.kind, outcome.probed.best_text)
             faultpoint("stage.improve")
             continue
         outcome.improved = improver.text(arms)
@@ -258,6 +258,7 @@ def _placed(session: Session, outcome: Outcome, verdicts: dict[ArmName, Verdict]
         compare,
         minimum_effect=config.gate.ship.minimum_effect,
         transfer_floor=config.router.transfer,
+        transfer_bound=config.router.transfer_bound,
     )
 
 

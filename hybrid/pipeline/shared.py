@@ -17,6 +17,7 @@ from hybrid.backends.base import Adapter
 from hybrid.errors import AdapterError, ConfigError, Problem, TrainingError
 from hybrid.evidence.gate import paired_differences
 from hybrid.evidence.gate import verdict as verdict_of
+from hybrid.evidence.intervals import judged
 from hybrid.evidence.stats import paired_interval, paired_test
 from hybrid.evidence.strata import stratified
 from hybrid.evidence.types import Interval, Measurement, Verdict
@@ -25,7 +26,7 @@ from hybrid.pipeline.improve import Improved, Improver
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.shared_job import SHARED
 from hybrid.pipeline.shared_matrix import Member, Pairs, entropies, on_search, train_pairs, train_shared
-from hybrid.pipeline.training import tell
+from hybrid.pipeline.training import search_values, tell
 from hybrid.router.place import ArmName
 from hybrid.store.faults import faultpoint
 from hybrid.weights.base import Task, TrainResult
@@ -59,16 +60,17 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One adapter of a shared training with every task's measurement on `search`."""
+    """One adapter of a shared training with every task's measurement on `search`, and what it is compared by per example."""
 
     step: int
     adapter: Adapter
     scores: Mapping[str, Measurement]
+    values: Mapping[str, Sequence[float]]
 
     @property
     def mean(self) -> float:
         """Mean over tasks, each counting the same."""
-        return sum(m.mean for m in self.scores.values()) / len(self.scores)
+        return _mean([_mean(values) for values in self.values.values()])
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,12 @@ def choose(session: Session, members: Sequence[Member], before: Point, prefix: s
     return Chosen(best_order(matrix, structured), "transfer", why, 0.0, pairs)
 
 
+def _mean(values: Sequence[float]) -> float:
+    """The mean of what was judged; 0 where nothing was."""
+    known, _ = judged(values)
+    return sum(known) / len(known) if known else 0.0
+
+
 def _tasks(members: Sequence[Member]) -> tuple[Task, ...]:
     tasks: list[Task] = []
     for member in members:
@@ -227,14 +235,17 @@ def _train(
             note["summary"] = f"stopped: {error}"
             session.warn(f"{SHARED}: {name}: training stopped: {error}")
             return None
+        for warning in result.warnings:
+            session.warn(f"{SHARED}: {name}: {warning}")
         checkpoints: list[Checkpoint] = []
+        worth = search_values(session.loaded.config)
         for step, adapter in result.checkpoints:
             try:
                 scores = {member.name: on_search(session, member, adapter) for member in members}
             except AdapterError as error:
                 session.warn(f"{SHARED}: {name}: the checkpoint of step {step} was refused: {error}")
                 continue
-            checkpoints.append(Checkpoint(step, adapter, scores))
+            checkpoints.append(Checkpoint(step, adapter, scores, {name: worth(m) for name, m in scores.items()}))
         if len(stages) == 1:
             checkpoints = _rewarded(session, name, members, result, checkpoints)
         if not checkpoints:
@@ -251,7 +262,8 @@ def _rewarded(
     """The checkpoints before an alarm that the reward rises and no score does. Not asked of an ordered training, whose
     reward is that of another task in every stage."""
     monitors = session.loaded.config.weights.monitors
-    start = sum(member.start.mean for member in members) / len(members)
+    worth = search_values(session.loaded.config)
+    start = _mean([_mean(worth(member.start)) for member in members])
     alarm = unshared_reward(monitors, result.history, [(c.step, c.mean) for c in found], start)
     if alarm is None:
         return found
@@ -268,10 +280,12 @@ def compare(ordered: Training | None, joint: Training | None, margin: float) -> 
     if ordered is None or joint is None:
         return None
     parts = [
-        paired_differences(joint.best.scores[name].values, ordered.best.scores[name].values)
-        for name in sorted(ordered.best.scores)
+        paired_differences(joint.best.values[name], ordered.best.values[name]) for name in sorted(ordered.best.scores)
     ]
-    delta, pooled = stratified([paired_interval(part) for part in parts]), [d for part in parts for d in part]
+    delta, pooled = (
+        stratified([paired_interval(part) for part in parts]),
+        judged([d for part in parts for d in part])[0],
+    )
     ahead = delta.mean > margin
     reason = (
         f"ordered (step {ordered.best.step}) against mixed (step {joint.best.step}) {delta.mean:+.3f} on search, "
@@ -283,7 +297,7 @@ def compare(ordered: Training | None, joint: Training | None, margin: float) -> 
 def _build(session: Session, members: Sequence[Member], kept: Training | None, why: str) -> None:
     """Give every member the kept adapter as its arm where it beats the member's start on `search`."""
     margin = session.loaded.config.gate.search.margin
-    names = ", ".join(member.name for member in members)
+    names, worth = ", ".join(member.name for member in members), search_values(session.loaded.config)
     for member in members:
         into, arm = member.into, member.arm
         into.notes.append(f"{arm}: one adapter for {names}; {why}")
@@ -291,9 +305,9 @@ def _build(session: Session, members: Sequence[Member], kept: Training | None, w
             continue
         into.trainings[arm] = kept.result
         into.notes += [f"{arm}: alarm {a.monitor} ({a.action}): {a.message}" for a in kept.result.alarms]
-        score = kept.best.scores[member.name].mean
-        if score <= member.start.mean + margin:
-            text = f"{arm}: the shared adapter does not beat {member.start.mean:.2f} on search ({score:.2f})"
+        score, start = _mean(kept.best.values[member.name]), _mean(worth(member.start))
+        if score <= start + margin:
+            text = f"{arm}: the shared adapter does not beat {start:.2f} on search ({score:.2f})"
             into.notes.append(f"{text}; {kept.result.note}".rstrip("; "))
             continue
         into.selected_steps[arm] = kept.best.step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hybrid.evidence.intervals import judged
 from hybrid.evidence.stats import Delta, mean_interval
 from hybrid.evidence.types import Interval, Measurement
 from hybrid.pipeline.shared import Point, Shared
@@ -22,7 +23,7 @@ def schedule_of(shared: Sequence[Shared]) -> r.Schedule | None:
 def _schedule(s: Shared) -> r.Schedule:
     chosen, pairs = s.chosen, s.chosen.pairs
     forecast = predicted(pairs.own, pairs.after, chosen.order) if pairs else {}
-    sizes = {name: len(m.values) for name, m in s.points[0].scores.items()}
+    sizes = {name: len(judged(m.values)[0]) for name, m in s.points[0].scores.items()}
     n = sum(sizes.values())
     joint = s.joint.scores if s.joint else None
     v = s.verdict

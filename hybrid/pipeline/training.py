@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid.backends.base import Adapter
+from hybrid.capability.graders.abstain import unknown_row
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
 from hybrid.config.schema import Config
-from hybrid.errors import AdapterError
+from hybrid.errors import AdapterError, TrainingError
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stated import Reader, brier_loss, told
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline import workers
 from hybrid.pipeline.fork import training_folder
+from hybrid.pipeline.known import Rows
 from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.fork import prepare
 from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
-from hybrid.weights.schedule import plain, structured_first
+from hybrid.weights.schedule import Stages, plain, structured_first
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
@@ -37,7 +39,12 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     """The training job that an order names. The same order gives every rank the same job."""
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
-    examples = capability.splits["train"]
+    variants = capability.splits.get("variant", ())
+    examples = (*capability.splits["train"], *(variants[i] for i in order.get("variants", ())))
+    if "abstained" in order and settings.abstain is not None:
+        unknown = set(order["abstained"])
+        answer = settings.abstain.answer
+        examples = tuple(unknown_row(e, answer) if i in unknown else e for i, e in enumerate(examples))
     if "lessons" in order:
         examples = tuple(examples[row].model_copy(update={"gold": text}) for row, text in order["lessons"])
     return TrainJob(
@@ -79,17 +86,30 @@ def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) 
 
 
 def train_adapter(
-    session: Session, capability: Capability, skill: str, arm: str, lessons: Lessons | None = None
+    session: Session,
+    capability: Capability,
+    skill: str,
+    arm: str,
+    lessons: Lessons | None = None,
+    rows: Rows | None = None,
 ) -> TrainResult:
     """Train on all ranks, with the cost in the ledger. Raises BudgetExhausted before starting when nothing is left.
 
-    `lessons` are what a distillation teaches.
+    `lessons` are what a distillation teaches; `rows` says what is left out, relabelled or added. `arm` names the training
+    and its folder. Raises TrainingError when no row is left.
     """
     order: dict[str, Any] = {"kind": "train", "capability": capability.name, "arm": arm, "skill": skill}
     stages = _stages(session, capability, skill)
+    if rows is not None:
+        stages = _changed(stages, rows, len(capability.splits["train"]))
+        order |= {
+            key: list(value) for key, value in (("abstained", rows.abstained), ("variants", rows.variants)) if value
+        }
     if lessons is not None:
         stages = lessons.staged(stages)
         order |= {"teacher": lessons.document, "lessons": [list(pair) for pair in lessons.answers]}
+    if not stages:
+        raise TrainingError("no training row is left: what is taught and what is left out are the same rows")
     order["stages"] = [list(stage) for stage in stages]
     return train_order(
         session, order, make_job(session.loaded, capability, session.folder.path, order), capability.name, arm
@@ -108,7 +128,7 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
-    if job.method == "grpo" and job.steps < 2 * window:
+    if job.reinforces and job.steps < 2 * window:
         session.warn(
             f"{owner}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"
@@ -127,7 +147,7 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
     )
     for remark in result.remarks:
         session.warn(f"{owner}: {arm}: training: {remark}")
-    if job.method == "grpo" and job.weights.rewards.brier_weight > 0 and not _states(result):
+    if job.reinforces and job.weights.rewards.brier_weight > 0 and not _states(result):
         session.warn(
             f"{owner}: {arm}: no completion of the training stated a confidence that could be read, so the Brier "
             "reward paid nothing (weights.rewards.confidence_pattern, confidence_scale)"
@@ -178,6 +198,14 @@ def _stages(session: Session, capability: Capability, skill: str) -> tuple[tuple
     if schedule.stages == "none":
         return plain(len(examples))
     return structured_first(_answer_spread(session, capability, skill), schedule.count)
+
+
+def _changed(stages: Stages, rows: Rows, train: int) -> Stages:
+    """Stages without the dropped rows; added variants come last, behind the `train` rows and in the last stage."""
+    dropped = set(rows.dropped)
+    kept = [tuple(i for i in stage if i not in dropped) for stage in stages]
+    kept[-1] += tuple(range(train, train + len(rows.variants)))
+    return tuple(stage for stage in kept if stage)
 
 
 def _answer_spread(session: Session, capability: Capability, skill: str) -> list[float]:
@@ -243,6 +271,17 @@ def search_score(config: Config) -> Callable[[Measurement], float]:
         return (measured.mean + sum(kept) / max(len(kept), 1)) / 2.0
 
     return joint
+
+
+def search_values(config: Config) -> Callable[[Measurement], list[float]]:
+    """`search_score` example by example, for paired comparisons; NaN where an answer was not judged."""
+    reader = Reader.of(config.weights.rewards) if config.gate.ship.calibration is not None else None
+    if reader is None:
+        return lambda measured: measured.values
+    return lambda measured: [
+        (value + 1.0 - brier_loss(pair)) / 2.0
+        for value, pair in zip(measured.values, told(measured, reader), strict=True)
+    ]
 
 
 def summary(result: TrainResult, chosen: tuple[int, Adapter, Measurement] | None, start: Measurement) -> str:

@@ -12,6 +12,7 @@ from hybrid.capability.types import Capability
 from hybrid.evidence.stats import paired_interval
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline.arms import Built
+from hybrid.pipeline.generality import held
 from hybrid.pipeline.session import Session
 from hybrid.router.place import ArmName
 
@@ -41,7 +42,7 @@ def verify(session: Session, capability: Capability, built: Mapping[ArmName, Bui
     candidates |= {name: session.candidate(capability, b.skill, b.adapter) for name, b in sorted(built.items())}
     session.meter.open_sealed(capability, "test", list(candidates.values()))
     out = Verified()
-    variant = capability.splits.get("variant", ())
+    variant = held(session, capability)
     for name, candidate in candidates.items():
         test = capability.splits["test"]
         out.test[name] = session.meter.measure(candidate, capability, "test", test, stage="verify")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hybrid.report import order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
+from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit, TrainingMemory
 from hybrid.report.text import (
     ABSENT,
@@ -222,6 +223,23 @@ def _memory(m: TrainingMemory | None) -> Iterator[str]:
         yield ""
 
 
+def _generality(c: CapabilityReport) -> Iterator[str]:
+    for title, found, said in (
+        ("Transfer to variants", transfer_table(c), MEANING),
+        ("Watched variants while training", curve_table(c), WATCHED),
+    ):
+        if found:
+            yield f"### {title}"
+            yield ""
+            yield from table(found[0], [tuple(esc(cell) for cell in row) for row in found[1]])
+            yield said
+            yield ""
+    facts = facts_line(c)
+    if facts:
+        yield esc(facts, 1000)
+        yield ""
+
+
 def _side_effects(c: CapabilityReport) -> Iterator[str]:
     if c.collateral:
         yield "### Collateral: what this change does to the others"
@@ -256,7 +274,7 @@ def _flip(f: Flip) -> tuple[str, ...]:
 def _capability(c: CapabilityReport) -> Iterator[str]:
     yield f"## {esc(c.name)}"
     yield ""
-    for part in (_trail, _probes, _arms, _gates, _skill, _training, _side_effects, _flips):
+    for part in (_trail, _probes, _arms, _gates, _skill, _training, _generality, _side_effects, _flips):
         yield from part(c)
     yield f"Cost: {cost_line(c.ledger)}."
     yield ""

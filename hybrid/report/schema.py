@@ -52,6 +52,7 @@ from hybrid.report.parts import (
     TrainingMemory,
     TrainingPoint,
 )
+from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -59,6 +60,7 @@ __all__ = [
     "ARMS",
     "MOST_FLIPS",
     "SCHEMA_VERSION",
+    "ArmGenerality",
     "ArmResult",
     "Arms",
     "Artifacts",
@@ -75,6 +77,7 @@ __all__ = [
     "Formats",
     "Free",
     "GateVerdict",
+    "Generality",
     "Kind",
     "LedgerTotals",
     "ModelFacts",
@@ -98,6 +101,8 @@ __all__ = [
     "Training",
     "TrainingMemory",
     "TrainingPoint",
+    "UnknownFacts",
+    "VariantPoint",
     "load_report",
     "schema_json",
 ]
@@ -127,6 +132,8 @@ class CapabilityReport(Part):
     skill_text: Text | None = None
     seed_skill_text: Text | None = None
     training: Training | None = None
+    generality: Generality | None = None
+    """Null where no arm was judged with variants and nothing was watched."""
     flips: Flips = Flips()
     ledger: LedgerTotals
     artifacts: Artifacts

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hybrid.config.schema import PlacementName
+from hybrid.config.schema import PlacementName, TransferBound
+from hybrid.evidence.generality import Generality
 from hybrid.evidence.types import Verdict
 from hybrid.router.route import Route
 
@@ -25,15 +26,40 @@ ARMS: tuple[ArmName, ...] = ("skill", "weights", "both")
 
 @dataclass(frozen=True)
 class Transfer:
-    """Gain on variants per gain in distribution (tau), or None where there are no variants or no gain to transfer."""
+    """Gain on variants per gain in distribution (tau), or None where there are no variants or no gain to transfer.
+
+    `evidence` holds its interval; None where there were no variants at all.
+    """
 
     tau: float | None
     variant_gain: float | None
     n: int
+    evidence: Generality | None = None
 
-    def acceptable(self, floor: float) -> bool:
-        """True when the gain carries over, or when that cannot be measured."""
-        return self.tau is None or self.tau >= floor
+    def acceptable(self, floor: float, bound: TransferBound = "point") -> bool:
+        """True when the gain carries over, or when no ratio can be told (no variants, too few, no gain).
+
+        With the bound `low` the lower end of the interval must reach the floor, and a ratio without one does not.
+        """
+        if self.tau is None:
+            return True
+        if bound == "point":
+            return self.tau >= floor
+        return self.evidence is not None and self.evidence.tau_low is not None and self.evidence.tau_low >= floor
+
+    def refusal(self, floor: float, bound: TransferBound) -> str:
+        """Why it is not acceptable."""
+        said = f"the gain does not carry over to variants: transfer ratio {self.tau:.2f}"
+        ends = self.evidence
+        if ends is not None and ends.tau_low is not None:
+            said += f" [{ends.tau_low:.2f}, {ends.tau_high:.2f}]"
+        if bound == "point":
+            said += f" is below {floor}"
+        elif ends is None or ends.tau_low is None:
+            said += f" has no lower end that could reach {floor} ({ends.note if ends else 'no interval'})"
+        else:
+            said += f": its lower end is below {floor}"
+        return f"{said} (variant gain {self.variant_gain:+.2f}, n={self.n})"
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,7 @@ def place(
     *,
     minimum_effect: float,
     transfer_floor: float,
+    transfer_bound: TransferBound = "point",
 ) -> Placement:
     """The placement that the evidence supports. `compare(a, b)` is the ship gate of arm b over arm a on `confirm`."""
     if not arms:
@@ -78,7 +105,7 @@ def place(
     eligible: list[ArmName] = []
     for name in ARMS:
         if name in arms:
-            why = _why_not(arms[name], transfer_floor)
+            why = _why_not(arms[name], transfer_floor, transfer_bound)
             if why is None:
                 eligible.append(name)
             else:
@@ -100,15 +127,12 @@ def place(
     return Placement(chosen, because, tuple(refused))
 
 
-def _why_not(arm: Arm, transfer_floor: float) -> str | None:
+def _why_not(arm: Arm, transfer_floor: float, transfer_bound: TransferBound) -> str | None:
     verdict = arm.verdict
     if verdict.decision != "accept":
         return f"the ship gate says {verdict.decision}: {verdict.reason}"
-    if arm.name != "skill" and not arm.transfer.acceptable(transfer_floor):
-        return (
-            f"the gain does not carry over to variants: transfer ratio {arm.transfer.tau:.2f} is below {transfer_floor} "
-            f"(variant gain {arm.transfer.variant_gain:+.2f}, n={arm.transfer.n})"
-        )
+    if arm.name != "skill" and not arm.transfer.acceptable(transfer_floor, transfer_bound):
+        return arm.transfer.refusal(transfer_floor, transfer_bound)
     return None
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
+from hybrid.config.weights import reinforces
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
-Method = Literal["grpo", "sft", "distill"]
+Method = Literal["grpo", "sft", "distill", "tree"]
 Progress = Callable[[int, int, dict[str, float]], None]
 """(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
 
@@ -73,6 +74,11 @@ class TrainJob:
         return next((task.skill for task in self.tasks if task.first <= row < task.first + task.rows), self.skill)
 
     @property
+    def reinforces(self) -> bool:
+        """Whether every step generates completions and learns from their rewards."""
+        return reinforces(self.method, self.weights.tree)
+
+    @property
     def supervised(self) -> SftConfig | DistillConfig:
         """Steps, batch and learning rate of a supervised job."""
         return self.weights.distill if self.method == "distill" else self.weights.sft
@@ -82,7 +88,7 @@ class TrainJob:
         """Optimiser steps of the job, without those of a warm start."""
         if self.stage_steps:
             return sum(self.stage_steps)
-        return self.weights.grpo.steps if self.method == "grpo" else self.supervised.steps
+        return self.weights.grpo.steps if self.reinforces else self.supervised.steps
 
     @property
     def iterations(self) -> int:
@@ -91,9 +97,9 @@ class TrainJob:
 
     @property
     def rows_per_step(self) -> int:
-        """Sequences behind one optimiser step over all processes: completions for GRPO, given answers otherwise."""
+        """Sequences behind one optimiser step over all processes: completions where rewards teach, given answers otherwise."""
         grpo = self.weights.grpo
-        return grpo.prompts_per_step * grpo.generations if self.method == "grpo" else self.supervised.batch
+        return grpo.prompts_per_step * grpo.generations if self.reinforces else self.supervised.batch
 
 
 @dataclass(frozen=True)
@@ -133,11 +139,12 @@ class TrainResult:
     `seconds` and `tokens_in`, and its adapter is the checkpoint of step 0. `history` has one entry per step, a warm
     start's left out, with finite numbers only: step, loss, grad_norm, entropy, seconds, and for GRPO reward, reward_std,
     frac_reward_zero_std (share of groups without reward variance), clipped_ratio, mean_length, kl when beta > 0 or a
-    monitor asks for it, the figures of `hybrid.weights.observe`, and `alarm/NAME` at the step of an alarm. `alarms` are
-    those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `memory` is of this training
-    without a warm start; None when an earlier version trained it. `remarks` are for the report: damaged checkpoints that
-    were passed over, and what was carried over from another run. `warnings` say which fast way of the engine was not
-    used, and why.
+    monitor asks for it, the figures of `hybrid.weights.observe`, those of `hybrid.weights.tree` (tree/..., critic/...) where
+    completions were searched (a search before training stands in the entry of step 1), and `alarm/NAME` at the step of an
+    alarm. `alarms` are those of the monitors; checkpoints that a rollback took back are not among `checkpoints`. `memory`
+    is of this training without a warm start; None when an earlier version trained it. `remarks` are for the report:
+    damaged checkpoints that were passed over, and what was carried over from another run. `warnings` say which fast way of
+    the engine was not used, and why.
     """
 
     checkpoints: tuple[tuple[int, Adapter], ...]

@@ -6,9 +6,15 @@ from hybrid.weights.base import Method, WeightTrainer
 from hybrid.weights.distill import DistillTrainer
 from hybrid.weights.grpo import GrpoTrainer
 from hybrid.weights.sft import SftTrainer
+from hybrid.weights.tree.trainer import TreeTrainer
 
 
 def build_trainer(method: Method) -> WeightTrainer:
     """The trainer that `weights.method` names."""
-    trainers: dict[Method, WeightTrainer] = {"grpo": GrpoTrainer(), "sft": SftTrainer(), "distill": DistillTrainer()}
+    trainers: dict[Method, WeightTrainer] = {
+        "grpo": GrpoTrainer(),
+        "sft": SftTrainer(),
+        "distill": DistillTrainer(),
+        "tree": TreeTrainer(),
+    }
     return trainers[method]

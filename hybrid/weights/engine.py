@@ -2,9 +2,9 @@
 
     class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer): ...
 
-Overridden, each for one reason: `_generate_single_turn` (rollouts), `_prepare_inputs` (groups stay together in a pass),
-`_get_per_token_logps_and_entropies` (packed rows), `_compute_loss` (rows without advantage leave the update), `log` (what
-was not used, and why). `weights.grpo.engine: plain` leaves all of them to TRL.
+Overridden, each for one reason: `_generate_single_turn` (rollouts), `_generate` (the trial of packing), `_prepare_inputs`
+(groups stay together in a pass), `_get_per_token_logps_and_entropies` (packed rows), `_compute_loss` (rows without advantage
+leave the update), `log` (what was not used, and why). `weights.grpo.engine: plain` leaves all of them to TRL.
 
 Before the first use each way is compared with TRL's on this model; where they differ, or the model is of a kind that they do
 not know, TRL's way goes on and a line of the log says why (`NOTE`), from where it reaches the result and the report.
@@ -102,19 +102,24 @@ class EngineMixin:
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, *rest: Any, **options: Any) -> Any:
         """(Token ids of every completion, None), as TRL's; the same rows on any number of processes."""
-        self._recall()
         self._check_rollouts()
         found = None
         if self._uses("rollouts") and images is None and min(map(len, prompt_ids)) > 1:
             found = self._roll_out(prompt_ids)
         self._sampled = found.entropies if found else None
         ids, logps = (found.ids, None) if found else super()._generate_single_turn(prompt_ids, images, *rest, **options)  # type: ignore[misc]
-        self._check_packing(prompt_ids, ids)
         return ids, logps
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        """TRL's (prompt ids, completion ids, ...), whoever sampled them; packing is tried on the first before its use."""
+        self._recall()
+        found = super()._generate(prompts)  # type: ignore[misc]
+        self._check_packing(found[0], found[1])
+        return found
 
     def _recall(self) -> None:
         """Give up what the log of a resumed training says was given up."""
-        if self._rollouts_checked or not self.state.log_history:
+        if self._packing_checked or not self.state.log_history:
             return
         for way, reason in self.state.log_history[-1].get(NOTE, {}).items():
             self._give_up(way, reason)

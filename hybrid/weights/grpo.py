@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.config.schema import SftConfig
 from hybrid.weights.base import Progress, TrainJob, TrainResult
-from hybrid.weights.driver import Session, run
+from hybrid.weights.driver import Fit, Session, run
 from hybrid.weights.fork import prepare
 from hybrid.weights.jobs import check_job, processes
 from hybrid.weights.results import read_result
@@ -34,21 +34,28 @@ class GrpoTrainer:
 
     def train(self, job: TrainJob, load: Callable[[], LoadedModel], on_progress: Progress) -> TrainResult:
         """See `WeightTrainer.train`."""
-        first = warm_start(job)
-        if first is None:
-            return run(job, load, on_progress, _fit)
-        check_job(job)
-        rank, count = processes()
-        forked = prepare(job, count, rank)
-        finished = read_result(job)
-        if finished is not None:
-            return finished
-        before, steps = first.steps, first.steps + job.steps
-        # A fork that goes on from a later step has its warm start behind it, whatever that was taught.
-        warm = read_result(first, of_any_job=True) if forked is not None and forked.step else None
-        if warm is None:
-            warm = SftTrainer().train(first, load, lambda step, _, metrics: on_progress(step, steps, metrics))
-        return run(job, load, lambda step, _, metrics: on_progress(before + step, steps, metrics), _fit, warm)
+        return train_after_warm_start(job, load, on_progress, _fit)
+
+
+def train_after_warm_start(
+    job: TrainJob, load: Callable[[], LoadedModel], on_progress: Progress, fit: Fit
+) -> TrainResult:
+    """`run` with the job's warm start, if it has one, before it."""
+    first = warm_start(job)
+    if first is None:
+        return run(job, load, on_progress, fit)
+    check_job(job)
+    rank, count = processes()
+    forked = prepare(job, count, rank)
+    finished = read_result(job)
+    if finished is not None:
+        return finished
+    before, steps = first.steps, first.steps + job.steps
+    # A fork that goes on from a later step has its warm start behind it, whatever that was taught.
+    warm = read_result(first, of_any_job=True) if forked is not None and forked.step else None
+    if warm is None:
+        warm = SftTrainer().train(first, load, lambda step, _, metrics: on_progress(step, steps, metrics))
+    return run(job, load, lambda step, _, metrics: on_progress(before + step, steps, metrics), fit, warm)
 
 
 def warm_start(job: TrainJob) -> TrainJob | None:

@@ -28,15 +28,14 @@ _SHARED = ("lora", "optimizer", "checkpoint_every", "rows_per_device")
 def check_job(job: TrainJob) -> None:
     """Raise ConfigError with every setting that cannot be trained, before anything is loaded."""
     problems = [*_rewards(job), *_classifier(job), *_precision(job), *_targets(job), *_rows(job), *_teacher(job)]
-    problems += _bitsandbytes(job)
-    problems += _boundaries(job)
+    problems += [*_bitsandbytes(job), *_boundaries(job), *_tree(job)]
     if problems:
         raise ConfigError(problems)
 
 
 def _rewards(job: TrainJob) -> list[Problem]:
     scaling = job.weights.grpo.scale_rewards
-    if job.method != "grpo" or job.weights.rewards.brier_weight == 0 or scaling == "none":
+    if not job.reinforces or job.weights.rewards.brier_weight == 0 or scaling == "none":
         return []
     message = (
         f"dividing by a deviation of rewards makes a Brier reward teach overconfidence; {scaling!r} is not possible"
@@ -45,7 +44,7 @@ def _rewards(job: TrainJob) -> list[Problem]:
 
 
 def _classifier(job: TrainJob) -> list[Problem]:
-    if job.method != "grpo":
+    if not job.reinforces:
         return []
     try:
         build_classifier(job.weights.monitors)
@@ -113,6 +112,23 @@ def _boundaries(job: TrainJob) -> list[Problem]:
     return found
 
 
+def _tree(job: TrainJob) -> list[Problem]:
+    if job.method != "tree":
+        return []
+    found = []
+    tree, grpo, (_, count) = job.weights.tree, job.weights.grpo, processes()
+    needed = min(tree.first, grpo.generations) * job.max_new_tokens
+    if tree.budget_tokens is not None and tree.budget_tokens < needed:
+        message = (
+            f"{tree.budget_tokens} tokens may not hold the first {tree.first} completions ({needed} tokens at most)"
+        )
+        found.append(_problem("weights.tree.budget_tokens", message, "raise it, or lower weights.tree.first"))
+    if tree.use == "advantages" and grpo.prompts_per_step % count:
+        message = f"{grpo.prompts_per_step} trees cannot be grown whole on {count} processes"
+        found.append(_problem("weights.grpo.prompts_per_step", message, f"make it a multiple of {count}"))
+    return found
+
+
 def _problem(key: str, message: str, fix: str) -> Problem:
     return Problem("config", 0, key, message, fix)
 
@@ -122,8 +138,9 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
 
     Left out on purpose: `job.out`, the model's folder (its fingerprint counts, once it is loaded), device and threads.
     """
-    weights = job.weights.model_dump(mode="json", include={*_SHARED, job.method})
-    if job.method == "grpo":
+    sections = {job.method} if job.method != "tree" else {"tree", "grpo", *(() if job.reinforces else ("sft",))}
+    weights = job.weights.model_dump(mode="json", include={*_SHARED, *sections})
+    if job.reinforces:
         weights["rewards"] = job.weights.rewards.model_dump(mode="json")
         monitors = job.weights.monitors
         weights["monitors"] = monitors.model_dump(mode="json", exclude={"formats", "classifier"})

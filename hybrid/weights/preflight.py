@@ -90,7 +90,7 @@ def _work(
         prompt=prompt,
         answer=answer,
         rows=plan.per_device,
-        generated=plan.per_device * plan.accumulation if job.method == "grpo" else 0,
+        generated=plan.per_device * plan.accumulation if job.reinforces else 0,
         weight_bytes=sum(p.numel() * p.element_size() for p in loaded.model.parameters()),
         adapter=adapter,
         item=ITEM[info.dtype],

@@ -33,6 +33,7 @@ from hybrid.weights.fork import Forked
 from hybrid.weights.jobs import base_label, job_identity
 from hybrid.weights.monitors import Alarm, Monitor, StagedMonitor, marks, taken_back_from
 from hybrid.weights.remarks import read_remarks
+from hybrid.weights.tree.figures import search_notes
 
 RESULT = "RESULT.json"
 _KEYS = {
@@ -92,13 +93,13 @@ def stopped_early(job: TrainJob, history: Sequence[Mapping[str, float]]) -> bool
     A task without signal is no reason to leave the others of a shared job untrained: only a whole training without is.
     """
     window = job.steps if job.tasks else min(job.weights.checkpoint_every, job.steps)
-    return job.method == "grpo" and no_signal(history, window)
+    return job.reinforces and no_signal(history, window)
 
 
 def monitor_of(job: TrainJob) -> Monitor | StagedMonitor | None:
     """A fresh monitor of a job; None for a method that is not watched. Stages of a shared job are other tasks, and the
     first steps of one say nothing of the last ones of another: each is watched by itself."""
-    if job.method != "grpo":
+    if not job.reinforces:
         return None
     settings, groups, completions = job.weights.monitors, job.weights.grpo.prompts_per_step, job.rows_per_step
     if job.tasks and len(job.stages) > 1:
@@ -177,7 +178,7 @@ def finish(
     alarms = alarms_of(job, history)
     history = [line | marks(alarms, line["step"]) for line in history]
     remarks = [*([forked.remark] if forked is not None and forked.remark else []), *read_remarks(job.out)]
-    notes = [*remarks, *_alarm_notes(job, alarms, last.step)]
+    notes = [*remarks, *_alarm_notes(job, alarms, last.step), *search_notes(job.weights, history)]
     given_up = {way: reason for line in log for way, reason in line.get(NOTE, {}).items()}
     end = taken_back_from(alarms) or last.step + 1
     candidates: list[tuple[int, Adapter]] = []
@@ -203,7 +204,7 @@ def finish(
         checkpoints=tuple(candidates),
         steps=last.step,
         seconds=round(sum(line.get("seconds", 0.0) for line in history) + (warm.seconds if warm else 0.0), 3),
-        completions=ceil(len(history) / job.iterations) * job.rows_per_step if job.method == "grpo" else 0,
+        completions=_completions(job, history),
         **_tokens(job, log, warm.tokens_in if warm else 0),
         history=tuple(history),
         note="; ".join(notes),
@@ -250,10 +251,20 @@ def _no_signal_note(steps: int, job: TrainJob) -> str:
     )
 
 
+def _completions(job: TrainJob, history: Sequence[Mapping[str, float]]) -> int:
+    if job.method == "tree":
+        return int(sum(line.get("tree/leaves", 0.0) for line in history))
+    return ceil(len(history) / job.iterations) * job.rows_per_step if job.reinforces else 0
+
+
 def _tokens(job: TrainJob, log: Sequence[Mapping[str, Any]], before: int) -> dict[str, int]:
+    """Tokens read and generated. Leaves of a tree share what they begin with: the search counts what it sampled and read."""
     total = int(max((line.get("num_tokens", 0) for line in log), default=0))  # not in steps without completions
+    if job.method == "tree":
+        read, made = (sum(int(line.get(f"{FIGURE}tree/{key}", 0)) for line in log) for key in ("read", "tokens"))
+        return {"tokens_in": before + read + (0 if job.reinforces else total), "tokens_out": made}
     lengths = [float(line.get("completions/mean_length", 0.0)) for line in log]
-    out = sum(round(length * job.rows_per_step) for length in lengths) if job.method == "grpo" else 0
+    out = sum(round(length * job.rows_per_step) for length in lengths) if job.reinforces else 0
     return {"tokens_in": before + total - out, "tokens_out": out}
 
 

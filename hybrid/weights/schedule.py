@@ -57,6 +57,15 @@ def stage_lengths(steps: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(lengths)
 
 
+def staged_decay(lengths: Sequence[int], step: int) -> float:
+    """Factor of the learning rate at `step` (from 0): from 1 to 0 in a straight line over each stage, 0 after the last."""
+    for length in lengths:
+        if step < length:
+            return 1.0 - step / length
+        step -= length
+    return 0.0
+
+
 @lru_cache(maxsize=4)
 def _permutation(stage: tuple[int, ...], seed: int, number: int, epoch: int) -> tuple[int, ...]:
     rows = list(stage)

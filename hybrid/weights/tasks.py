@@ -16,13 +16,17 @@ from hybrid.weights.base import Task
 
 
 class TaskGrader:
-    """The `Grader` of a shared job: an example is judged, under its own id, by the grader of its capability."""
+    """The `Grader` of a shared job: an example is judged, under its own id, by the grader of its capability.
+
+    Where one of them is a judge that may give no verdict, `may_fail` is true of all.
+    """
 
     def __init__(self, members: Sequence[Capability]) -> None:
         self._rows = {shared_id(c, e): (c.grader, e) for c in members for e in c.splits["train"]}
         self._fingerprint = hashlib.sha256(
             json.dumps([[c.name, c.grader.fingerprint()] for c in members]).encode()
         ).hexdigest()
+        self.may_fail = any(getattr(c.grader, "may_fail", False) for c in members)
 
     def grade(self, completion: str, example: Example) -> Score:
         """Score one completion of an example that `put_together` made; KeyError for any other."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from trl import SFTConfig, SFTTrainer
 
 from hybrid.backends.loading import fold_lm_head
@@ -14,7 +16,7 @@ from hybrid.weights.driver import Session
 from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows, split
 from hybrid.weights.preflight import foresee
 from hybrid.weights.results import read_log
-from hybrid.weights.schedule import Order
+from hybrid.weights.schedule import Order, staged_decay
 from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
 
 IGNORED = -100
@@ -23,6 +25,8 @@ IGNORED = -100
 
 class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer under hybrid's order, checkpoints and guards."""
+
+    lr_scheduler: Any
 
     def __init__(self, session: Session, rows: Sequence[GoldRow]) -> None:
         job = session.job
@@ -38,6 +42,17 @@ class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
         )
         if session.resume is not None:  # TRL counts from zero again after a resume
             self._total_train_tokens = int(read_log(session.resume.path)[-1]["num_tokens"])
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The trainer's schedule; where tasks have stages of their own, it starts anew with each. Over the whole training the
+        last task would be left with hardly any learning rate."""
+        lengths = self.session.job.stage_steps
+        if len(lengths) < 2:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            factor = partial(staged_decay, lengths)
+            self.lr_scheduler = LambdaLR(optimizer if optimizer is not None else self.optimizer, factor)
+        return self.lr_scheduler
 
     def dataset(self, rows: Sequence[GoldRow]) -> Dataset:
         """What the trainer reads: ids, and labels on the answers alone."""

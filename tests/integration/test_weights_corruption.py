@@ -23,8 +23,8 @@ FLIPS = 32
 
 def job_in(folder: Path, out: Path, **changes: object) -> TrainJob:
     """A checkpoint after every step: one for each kind of damage, and one before them."""
-    grpo = {"steps": STEPS, "prompts_per_step": 1, "generations": 4}
-    job = make_job(folder, out, grpo=grpo, weights={"checkpoint_every": 1}, max_new_tokens=4)
+    grpo = {"steps": STEPS, "prompts_per_step": 2, "generations": 4}
+    job = make_job(folder, out, grpo=grpo, weights={"checkpoint_every": 1}, max_new_tokens=6)
     return dataclasses.replace(job, grader=Letters(), **changes)  # type: ignore[arg-type]
 
 

@@ -251,6 +251,20 @@ def test_what_was_given_up_stays_given_up_after_a_resume(folder, tmp_path, monke
     assert hashes(resumed) == hashes(whole)
 
 
+def test_who_samples_otherwise_still_updates_packed(folder, tmp_path, monkeypatch):
+    """A trainer whose completions come from elsewhere overrides `_generate_single_turn` alone."""
+
+    class Elsewhere(trl_grpo.HybridGrpo):
+        def _generate_single_turn(self, prompt_ids, *_, **__):
+            return [[5 + i % 3, 6, 7 + i % 5] for i in range(len(prompt_ids))], None
+
+    seen = Seen(monkeypatch)
+    monkeypatch.setattr(trl_grpo, "HybridGrpo", Elsewhere)
+    result = train(make_job(folder, tmp_path, skill=SKILL, grpo={"steps": 2}))
+    assert not result.warnings
+    assert (len(seen.packed), seen.plain) == (2, 0)
+
+
 def test_short_prompts_of_their_own_are_not_packed(folder, tmp_path, monkeypatch):
     seen = Seen(monkeypatch)
     job = make_job(folder, tmp_path, grpo={"prompts_per_step": 2, "generations": 2, "steps": 1})
@@ -263,6 +277,7 @@ def test_short_prompts_of_their_own_are_not_packed(folder, tmp_path, monkeypatch
     ("hook", "parameters"),
     [
         ("_generate_single_turn", ["prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"]),
+        ("_generate", ["prompts"]),
         ("_prepare_inputs", ["generation_batch"]),
         ("_compute_loss", ["model", "inputs"]),
         ("_generate_and_score_completions", ["inputs"]),
@@ -276,6 +291,7 @@ def test_every_override_still_overrides_something():
     own = {n for n, f in vars(EngineMixin).items() if inspect.isfunction(f) and not n.startswith("__")}
     hooks = {
         "log",
+        "_generate",
         "_generate_single_turn",
         "_generate_and_score_completions",
         "_prepare_inputs",

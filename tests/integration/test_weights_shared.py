@@ -70,6 +70,11 @@ def test_a_resumed_shared_job_ends_with_the_same_bytes(folder, tmp_path, method)
     facts = json.loads((whole.checkpoints[-1][1].path / "hybrid_manifest.json").read_text())
     assert "one" in str(facts)
     assert "other" in str(facts)
+    if method == "sft":
+        state = json.loads((whole_job.out / "checkpoint-4" / "trainer_state.json").read_text())
+        rates = [line["learning_rate"] for line in state["log_history"] if "learning_rate" in line]
+        assert rates[2:] == rates[:2], "every task learns at the rate of a training of its own"
+        assert rates[0] > rates[1]
     for after in (1, 3):  # within the first stage, and within the second
         interrupted(job, after)
     found = train(job)

@@ -23,9 +23,9 @@ from hybrid.weights.base import TrainJob
 
 def job_of(folder: Path, out: Path, **changes: Any) -> TrainJob:
     """Two optimiser steps of GRPO, each with a checkpoint: an ordinary one and the last one."""
-    grpo = {"steps": 2, "prompts_per_step": 1, "generations": 4}
+    grpo = {"steps": 2, "prompts_per_step": 2, "generations": 4}
     weights = {"checkpoint_every": 1}
-    return make_job(folder, out, grpo=grpo, weights=weights, max_new_tokens=3, **changes)
+    return make_job(folder, out, grpo=grpo, weights=weights, max_new_tokens=6, **changes)
 
 
 def child(order: dict[str, Any], answer: int) -> NoReturn:

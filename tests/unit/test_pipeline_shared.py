@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeBackend
+from fakes import FakeBackend, candidate, capability, meter
 
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
 from hybrid.errors import BudgetExhausted, ConfigError, TrainingError
-from hybrid.pipeline import run as run_module
-from hybrid.pipeline import shared_job
+from hybrid.pipeline import follow, shared_job
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.plan import plan
+from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.run import run
+from hybrid.pipeline.shared import Checkpoint, Training, compare
+from hybrid.pipeline.training import search_score, search_values
 from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
 from hybrid.report.render import explain
@@ -62,6 +65,7 @@ class World:
         self.results: dict[str, TrainResult] = {}
         self.fail: Callable[[TrainJob], Exception | None] = lambda job: None
         self.silent: set[str] = set()
+        self.warnings: tuple[str, ...] = ()
         self.backend = FakeBackend(self._answer)
         for name in NAMES:
             (folder / name).mkdir()
@@ -87,7 +91,7 @@ class World:
             f"weights: {{method: sft, sft: {{steps: {STEPS}}}, checkpoint_every: 2, schedule: {{}}}}\n",
             encoding="utf-8",
         )
-        monkeypatch.setattr(run_module, "build_backend", lambda *args: self.backend)
+        monkeypatch.setattr(follow, "build_backend", lambda *args: self.backend)
         monkeypatch.setattr(training_module, "run_job", self._train)
         monkeypatch.setattr(training_module, "read_result", lambda job: self.results.get(str(job.out)))
         monkeypatch.setattr(shared_job, "inspect_adapter", self._adapter)
@@ -133,7 +137,8 @@ class World:
             (folder / "adapter_model.safetensors").write_text(sha256, encoding="utf-8")
             checkpoints.append((step, Adapter(folder, sha256)))
         found = () if job.out.name in self.silent else tuple(checkpoints)
-        return TrainResult(found, job.steps, 1.0, 10, 100, 20, ({"step": 1.0, "loss": 0.5},), "")
+        history = ({"step": 1.0, "loss": 0.5},)
+        return TrainResult(found, job.steps, 1.0, 10, 100, 20, history, "", warnings=self.warnings)
 
     def report(self, *overrides: str, out: str = "run") -> Report:
         loaded = load_config(self.folder / "config.yaml", overrides)
@@ -396,13 +401,56 @@ def test_other_processes_train_the_same_jobs(make: Callable[[Knows], World], mon
         orders.append(json.loads(json.dumps(order)))
         return order
 
-    monkeypatch.setattr(run_module.workers, "broadcast", lead)
+    monkeypatch.setattr(follow.workers, "broadcast", lead)
     world.report(*TRANSFER)
     led = world.trained
     joined: list[TrainJob] = []
-    monkeypatch.setattr(run_module.workers, "rank", lambda: 1)
-    monkeypatch.setattr(run_module.workers, "broadcast", lambda order: orders.pop(0))
-    monkeypatch.setattr(run_module, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
-    run(load_config(world.folder / "config.yaml", TRANSFER), world.folder / "run", on_event=lambda kind, data: None)
+    monkeypatch.setattr(follow, "run_job", lambda loaded, job, cache, on_progress: joined.append(job))
+    loaded = load_config(world.folder / "config.yaml", TRANSFER)
+    names = {c.name: c for c in load_capabilities(loaded)}
+    for order in orders:
+        if order["kind"] == "train":
+            follow._train(loaded, names, world.folder / "run", order)
     assert [job_identity(job) for job in joined] == [job_identity(job) for job in led]
     assert [job.out for job in joined] == [job.out for job in led]
+
+
+def test_warnings_of_a_shared_training_are_on_the_report(make: Callable[[Knows], World]) -> None:
+    world = make(even)
+    world.warnings = ("packed rows by TRL's own way: a reason",)
+    assert any("0-joint: packed rows by TRL's own way" in w for w in world.report(*SHARED).warnings)
+
+
+def trained(values: dict[str, list[float]], step: int = 4) -> Training:
+    """A training whose selected checkpoint has these values per task."""
+    checkpoint = Checkpoint(step, Adapter(Path("a"), "a"), dict.fromkeys(values), values)  # type: ignore[misc]
+    return Training(TrainResult((), step, 1.0, 0, 0, 0, (), ""), (checkpoint,), checkpoint)
+
+
+def test_tasks_count_the_same_and_what_was_not_judged_is_left_out() -> None:
+    joint = trained({"large": [0.0] * 30, "small": [1.0] * 10})
+    ordered = trained({"large": [1.0] * 12 + [0.0] * 18, "small": [0.0] * 5 + [1.0] * 4 + [math.nan]})
+    found = compare(ordered, joint, margin=0.0)
+    assert found is not None
+    assert found.decision == "reject"
+    assert found.delta == pytest.approx((12 / 30 - 5 / 9) / 2), "pooled it would be above zero"
+    assert (found.n, found.improved, found.regressed) == (39, 12, 5)
+    assert compare(ordered, None, 0.0) is None
+    assert ordered.best.mean == pytest.approx((12 / 30 + 4 / 9) / 2)
+
+
+def test_with_calibration_the_comparison_is_of_both(make: Callable[[Knows], World], tmp_path: Path) -> None:
+    source = capability(search=4)
+    answers = {0: "a0~9", 1: "a1~1", 2: "no~9", 3: "no"}
+    backend = FakeBackend(lambda prompt, seed, _: answers[int(prompt.rpartition("q")[2].rstrip("?"))])
+    measured = meter(tmp_path / "m", backend).measure(candidate(), source, "search", source.splits["search"], stage="x")
+    overrides = [
+        "gate.ship.calibration={minimum_effect: 0.05, margin: 0.1}",
+        "weights.rewards.brier_weight=1.0",
+        "weights.method=grpo",
+    ]
+    config = load_config(make(even).folder / "config.yaml", overrides).config
+    values = search_values(config)(measured)
+    assert sum(values) / len(values) == pytest.approx(search_score(config)(measured))
+    assert values[3] == pytest.approx(0.0), "wrong, and no confidence stated"
+    assert search_values(load_config(tmp_path / "config.yaml").config)(measured) == measured.values

@@ -13,7 +13,7 @@ from fakes import FakeBackend
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
 from hybrid.errors import BudgetExhausted, DataError, RunFolderError
-from hybrid.pipeline import run as run_module
+from hybrid.pipeline import follow as follow_module
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.run import run
 from hybrid.report.schema import CapabilityReport, Report, load_report
@@ -52,7 +52,7 @@ class World:
             "gate: {search: {part: 8}, ship: {minimum_effect: 0.1}}\n",
             encoding="utf-8",
         )
-        monkeypatch.setattr(run_module, "build_backend", lambda *args: self.backend)
+        monkeypatch.setattr(follow_module, "build_backend", lambda *args: self.backend)
         monkeypatch.setattr(training_module, "run_job", self._train)
         monkeypatch.setattr(training_module, "read_result", lambda job: self.finished.get(str(job.out)))
 

@@ -21,6 +21,7 @@ from hybrid.config.schema import (
     SftConfig,
     ShipGateConfig,
     SkillConfig,
+    TreeConfig,
     WarmStartConfig,
     WeightsConfig,
 )
@@ -49,6 +50,20 @@ from hybrid.skill.task import SkillTask
 from hybrid.skill.vocabulary import parse_vocabulary
 
 SPLITS = {"train": 20, "search": 40, "confirm": 50, "test": 60, "variant": 30}
+
+
+def test_a_tree_search_is_planned_by_its_leaves():
+    def tree(**changes: object) -> WeightsConfig:
+        grpo = GrpoConfig(steps=10, prompts_per_step=4, generations=6)
+        return WeightsConfig(method="tree", grpo=grpo, sft=SftConfig(steps=30), tree=TreeConfig(**changes))
+
+    dense, best = tree(), tree(use="best_leaf")
+    assert (training_steps(dense), training_completions(dense, train=20)) == (10, 240)
+    assert (training_steps(best), training_completions(best, train=20)) == (30, 120)  # 20 rows, six leaves each
+    assert dense.title == "tree search, advantages by step" and best.title == "tree search, fine-tuning on best leaves"
+    with pytest.raises(ValueError, match="supervised from its first step"):
+        tree_with_warm_start = {"method": "tree", "tree": {"use": "best_leaf"}, "warm_start": {"steps": 2}}
+        WeightsConfig.model_validate(tree_with_warm_start)
 
 
 def write_project(folder: Path, names: Sequence[str] = ("add",), **extra: object) -> LoadedConfig:
@@ -98,7 +113,7 @@ def test_training_is_counted_by_hand(tmp_path):
     assert row(weights_calls(taught, Sizes(20, 40, 50, 60, 30)), "teacher's answers").upper == 60
     config = write_project(tmp_path, weights=grpo.model_dump(mode="json")).config
     rows = weights_calls(config, Sizes(20, 40, 50, 60, 30))
-    assert total(rows) == Estimate(typical=1920 + 3 * 40 + 40, upper=1920 + 3 * 40 + 40)
+    assert total(rows) == Estimate(typical=1920 + 3 * 40 + 40, upper=1920 + 3 * 40 + 2 * 40)
 
 
 def test_shipping_and_verifying_are_counted_by_hand():

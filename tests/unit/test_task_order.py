@@ -23,7 +23,7 @@ from hybrid.config.schema import (
 from hybrid.evidence.stats import Delta
 from hybrid.evidence.strata import stratified
 from hybrid.weights.base import Task
-from hybrid.weights.schedule import Order
+from hybrid.weights.schedule import Order, staged_decay
 from hybrid.weights.task_order import (
     asymmetric,
     backward_transfer,
@@ -64,6 +64,10 @@ def test_mixed_training_sees_every_task_as_often() -> None:
 def test_stages_with_steps_of_their_own() -> None:
     order = Order(((0, 1, 2, 3, 4, 5, 6, 7), (8,)), steps=4, per_step=2, seed=0, lengths=(2, 2))
     assert [set(order.rows(step)) <= {8} for step in range(4)] == [False, False, True, True]
+
+
+def test_the_learning_rate_falls_within_each_stage() -> None:
+    assert [staged_decay((2, 4), step) for step in range(7)] == [1.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 @given(steps=st.integers(1, 60), wanted=st.integers(1, 60))
@@ -137,6 +141,9 @@ def test_a_shared_example_has_an_id_and_a_grader_of_its_own() -> None:
     assert [grader.grade(text, examples[0]).passed for text in ("a0", "a1")] == [True, False]
     with pytest.raises(KeyError):
         grader.grade("a0", words.splits["train"][0])
+    assert not grader.may_fail
+    judge = type("Judge", (), {"may_fail": True, "fingerprint": lambda self: "judge"})()
+    assert put_together([(words, ""), (capability("essays", train=1, grader=judge), "")])[2].may_fail
     swapped = put_together([(capability("words", train=2, grader=numbers.grader), ""), (numbers, "")])[2]
     assert swapped.fingerprint() != grader.fingerprint()
 
