@@ -29,7 +29,7 @@ _TILE, _CHUNK = 4096, 32768
 """Tokens and vocabulary entries of the logits that TRL's fused output layer holds at once (on a CPU: all tokens)."""
 FRAGMENTS = 1.5
 """On a CPU: resident memory per byte of activations and logits. glibc's allocator keeps freed pieces that the next tensor does
-not fit into; between runs of one training it was 1.0 to 1.9 (`scripts/bench_memory.py`)."""
+not fit into; here it was 0.9 to 2.8 (`scripts/bench_memory.py`)."""
 SMALLEST_8BIT = 4096
 """Numbers in a tensor from which bitsandbytes keeps its moments in 8 bits."""
 

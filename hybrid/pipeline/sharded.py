@@ -5,7 +5,8 @@
 
 The parts are whole batches, cut as one process would cut them: a batch has the same rows and the same padding
 whoever computes it, so that on a CPU the completions are those of one process to the bit. What this costs is that a call
-of a single batch is one process's work: `backend.batch_size` decides how much there is to share.
+of a single batch is one process's work: `backend.batch_size` decides how much there is to share. A backend that cuts no
+batches (`scripted`, `vllm`) is asked for every n-th request; what it answers must not depend on the others.
 
 An error on one rank is raised on rank 0 as the same class, with the process named, after all have answered; ranks stay
 in step. Does not: touch the ledger or the store: a completion is counted where it is kept, on rank 0, once.

@@ -187,8 +187,8 @@ def _lost(error: RuntimeError) -> BackendError:
     who = f"process {late[1].strip(', ')}" if late else "another process" if rank() == 0 else "process 0"
     first = next(iter(str(error).splitlines()), "")
     return BackendError(
-        f"{who} gave no answer: it ended, hangs, or needs longer than backend.share_timeout_s; what was paid for is "
-        f"kept, and the same command goes on ({first[:200]})"
+        f"{who} gave no answer: it ended, hangs, or needs longer than {_team.answer_wait.total_seconds():.0f} s "
+        f"(backend.share_timeout_s); what was paid for is kept, and the same command goes on ({first[:200]})"
     )
 
 

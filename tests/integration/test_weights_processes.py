@@ -61,6 +61,7 @@ def test_both_processes_return_the_same_result(launched):
     assert first == second
     for method in ("grpo", "sft", "distill", "warm"):
         assert sorted(path.name for path in (out / method).iterdir()) == [
+            "PLAN.json",
             "RESULT.json",
             "adapters",
             "checkpoint-2",
