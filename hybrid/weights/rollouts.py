@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
+from torch import nn
 from torch.nn import functional
 
 from hybrid.backends import prefix
@@ -31,6 +32,9 @@ from hybrid.backends.decode import PrefixKeys, SharedRows, decode, extend_prefix
 from hybrid.backends.sampling import draw, uniforms
 
 Tokens = tuple[int, ...]
+
+_BLOCK = 2048
+"""Rows of the output layer in one product on a CPU: whole, a tall float32 matrix is repacked for every few tokens."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ def evaluating(policy: Any) -> Iterator[None]:
 
 @contextmanager
 def folded(policy: Any) -> Iterator[None]:
-    """Inside, layers that LoRA adapts compute one product with the sum of weight and adapter, held in a copy.
+    """Inside, layers that LoRA adapts compute one product with the sum of weight and adapter, held in a copy, and a large
+    output layer on a CPU is computed in blocks.
 
     Three small products and their bookkeeping per layer are most of decoding on a small model. The base is not touched. Only
     where the sum keeps the adapter's digits (float32 and wider), and only plain LoRA layers; others compute as always.
@@ -118,11 +123,20 @@ def folded(policy: Any) -> Iterator[None]:
         whole = weight + module.get_delta_weight(name).to(weight.dtype)
         module.forward = partial(functional.linear, weight=whole, bias=module.get_base_layer().bias)
         changed.append(module)
+    head = policy.get_output_embeddings()
+    tall = isinstance(head, nn.Linear) and head.bias is None and head.weight.shape[0] > 4 * _BLOCK
+    if tall and head.weight.device.type == "cpu" and head.weight.dtype == torch.float32:
+        head.forward = partial(_in_blocks, head.weight)
+        changed.append(head)
     try:
         yield
     finally:
         for module in changed:
             del module.forward
+
+
+def _in_blocks(weight: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    return torch.cat([functional.linear(hidden, block) for block in weight.split(_BLOCK)], dim=-1)
 
 
 def _segments(policy: Any, prompts: Sequence[Tokens]) -> tuple[list[int], Any]:
