@@ -67,14 +67,14 @@ class Trainings:
 
 
 def left_by(out: Path) -> dict[str, Any]:
-    """What kills must not change: candidates, the record without seconds, and the state that a checkpoint holds."""
+    """What kills must not change: candidates, the record without seconds and memory, and the state that a checkpoint holds."""
     files = [p for p in sorted(out.rglob("*")) if p.is_file() and not p.name.startswith(".tmp-")]
     kept = ("adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "hybrid_manifest.json", "adapter_config.json")
     record = json.loads((out / "RESULT.json").read_text(encoding="utf-8"))
     history = [{k: v for k, v in line.items() if k != "seconds"} for line in record["history"]]
     return {
         "files": {str(p.relative_to(out)): p.read_bytes() for p in files if p.name in kept},
-        "record": {**{k: v for k, v in record.items() if k not in ("seal", "seconds")}, "history": history},
+        "record": {**{k: v for k, v in record.items() if k not in ("seal", "seconds", "memory")}, "history": history},
     }
 
 
