@@ -8,6 +8,7 @@ Does not: generate (see `transformers_backend`), attach adapters, or train.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from hybrid.backends.transformers_files import Translating, check_folder, dequan
 from hybrid.backends.transformers_identity import model_fingerprint, weights_checksum
 from hybrid.config.schema import ModelConfig
 from hybrid.errors import BackendError
+
+# PEFT imports bitsandbytes wherever it is installed: a note on a missing optional kernel on every start, and one line per layer
+# and call on the rounding of inputs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __all__ = ["LoadedModel", "fold_lm_head", "load_base", "model_fingerprint", "model_folder", "weights_checksum"]
 

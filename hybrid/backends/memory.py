@@ -196,17 +196,8 @@ def free_bytes(device: str) -> int | None:
         free, _ = torch.cuda.mem_get_info()
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(free + cached)
-    found = [amount for amount in (_available(), _cgroup_room()) if amount is not None]
+    found = [amount for amount in (_proc_bytes("/proc/meminfo", "MemAvailable"), _cgroup_room()) if amount is not None]
     return min(found) if found else None
-
-
-def _available() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def _cgroup_room() -> int | None:
@@ -241,7 +232,7 @@ class PeakMeter:
             return
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            self._start = _status("VmRSS")
+            self._start = _proc_bytes("/proc/self/status", "VmRSS")
         except OSError:
             self._start = None
 
@@ -252,13 +243,14 @@ class PeakMeter:
 
             top: int | None = int(torch.cuda.max_memory_allocated())
         else:
-            top = _status("VmHWM")
+            top = _proc_bytes("/proc/self/status", "VmHWM")
         return None if top is None or self._start is None else max(0, top - self._start)
 
 
-def _status(key: str) -> int | None:
+def _proc_bytes(path: str, key: str) -> int | None:
+    """The entry `key` of a table of Linux's /proc, in bytes; None where there is none."""
     try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
+        text = Path(path).read_text(encoding="ascii")
     except OSError:
         return None
     found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)

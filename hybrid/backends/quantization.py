@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 import math
 import types
 from collections.abc import Iterator
@@ -45,8 +44,6 @@ def load_options(config: ModelConfig, device: str) -> dict[str, Any]:
         return {}
     if find_spec("bitsandbytes") is None:
         raise BackendError("model.quantization needs bitsandbytes; `pip install 'hybrid-placement[quant]'`")
-    # Its note on a missing optional kernel, and one line per layer and call on the rounding of inputs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from transformers import BitsAndBytesConfig
 
     if wanted.type == "nf4":

@@ -5,7 +5,7 @@ Does not: judge (see `hybrid.capability.graders`, and `hybrid.backends.judge` fo
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -99,7 +99,7 @@ class CodeGrader(Section):
     `allowed` goes on there, with limits but with your rights."""
 
 
-CheckedGrader = Annotated[
+_Checked: TypeAlias = (
     ExactGrader
     | NormalizedGrader
     | NumericGrader
@@ -108,9 +108,9 @@ CheckedGrader = Annotated[
     | JsonGrader
     | CodeGrader
     | FunctionCallGrader
-    | PythonGrader,
-    Field(discriminator="type"),
-]
+    | PythonGrader
+)
+CheckedGrader = Annotated[_Checked, Field(discriminator="type")]
 """Graders that check an answer without asking a model."""
 
 
@@ -169,16 +169,4 @@ class JudgeGrader(Section):
         return EndpointProposerConfig(type="endpoint", **{name: getattr(self, name) for name in shared})
 
 
-GraderConfig = Annotated[
-    ExactGrader
-    | NormalizedGrader
-    | NumericGrader
-    | ChoiceGrader
-    | RegexGrader
-    | JsonGrader
-    | CodeGrader
-    | FunctionCallGrader
-    | PythonGrader
-    | JudgeGrader,
-    Field(discriminator="type"),
-]
+GraderConfig = Annotated[_Checked | JudgeGrader, Field(discriminator="type")]

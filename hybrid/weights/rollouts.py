@@ -95,7 +95,7 @@ def roll_out(
 
 @contextmanager
 def evaluating(policy: Any) -> Iterator[None]:
-    """Evaluation mode inside; the mode before afterwards."""
+    """Evaluation mode inside, in which a cache is used also where training recomputes activations; the mode before afterwards."""
     training = policy.training
     policy.eval()
     try:

@@ -23,12 +23,14 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hybrid.backends.base import Adapter
+from hybrid.backends.loading import fold_lm_head
 from hybrid.backends.quantization import refuse_merge
 from hybrid.errors import ConfigError, Problem, TrainingError
 from hybrid.store.faults import faultpoint
 from hybrid.weights.batches import resumable
 from hybrid.weights.checkpoints import commit
 from hybrid.weights.driver import Session
+from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
 from hybrid.weights.identity import probe_policy
 from hybrid.weights.labelled import score_labelled_only
 from hybrid.weights.monitors import Alarm, marks
@@ -325,6 +327,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def _probe(self) -> None:
         found = probe_policy(self._trainer, self._trainer.probe_prompts(), self._trainer.score)
         self._probed_moved = found.adapter_moved
+
+
+def ready_to_sample(session: Session) -> list[PromptRow]:
+    """The prompts of a job that samples its completions, each with room for the longest one; the model is made ready too.
+
+    Raises TrainingError for a prompt that does not fit.
+    """
+    job, loaded = session.job, session.loaded
+    prompts = prompt_rows(job, loaded.tokenizer)
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
+    fold_lm_head(loaded.model)
+    return prompts
 
 
 def begin_with(trainer: Any, adapter: Adapter) -> None:

@@ -15,18 +15,17 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from hybrid.backends.loading import fold_lm_head
 from hybrid.capability.graders.base import UNJUDGED
 from hybrid.errors import TrainingError
 from hybrid.weights.driver import Session
-from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
+from hybrid.weights.encoding import PromptRow
 from hybrid.weights.engine import EngineMixin
 from hybrid.weights.observe import Observer, figures
 from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, filled, signal_share
 from hybrid.weights.schedule import Order
-from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
+from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, ready_to_sample, start
 
 
 class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
@@ -117,12 +116,8 @@ class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
 
 def fit(session: Session) -> None:
     """Train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
-    job, loaded = session.job, session.loaded
-    prompts = prompt_rows(job, loaded.tokenizer)
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
-    fold_lm_head(loaded.model)
-    session = foresee(session, [(row.ids, job.max_new_tokens) for row in prompts])
+    prompts = ready_to_sample(session)
+    session = foresee(session, [(row.ids, session.job.max_new_tokens) for row in prompts])
     with quiet():
         start(HybridGrpo(session, prompts), session)
 

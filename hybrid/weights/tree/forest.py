@@ -29,6 +29,7 @@ from hybrid.capability.types import Score
 from hybrid.config.tree import CriticName
 from hybrid.errors import TrainingError
 from hybrid.weights.base import TrainJob
+from hybrid.weights.rollouts import evaluating
 from hybrid.weights.tree.critics import Array, Critics
 from hybrid.weights.tree.search import Branch, Cut, Leaf, Tree, cutter
 
@@ -88,7 +89,7 @@ class Forest:
         settings, grpo = self._job.weights.tree, self._job.weights.grpo
         trees = [Tree(settings, self._cut, grpo.generations, self._job.max_new_tokens) for _ in roots]
         estimating = self._estimating()
-        with _answering(policy):
+        with evaluating(policy):
             if estimating:
                 self._estimate(policy, roots, [(place, 0) for place in range(len(roots))], trees)
             while wanted := [(place, branch) for place, tree in enumerate(trees) for branch in tree.want()]:
@@ -112,7 +113,7 @@ class Forest:
     def lessons(self, policy: Any, roots: Sequence[Root], trees: Sequence[Tree]) -> list[Lesson]:
         """What judged trees say of their states, as rows for the critics."""
         states = [(place, number) for place, tree in enumerate(trees) for number in range(len(tree.nodes))]
-        with _answering(policy):
+        with evaluating(policy):
             features = dict(zip(states, self._features(policy, roots, states, trees), strict=True))
         found = []
         for rows in (_value_rows, _process_rows, _outcome_rows):
@@ -339,17 +340,6 @@ def _padded(rows: Sequence[Sequence[int]], device: Any, left: bool) -> tuple[tor
     seen = [[1] * len(row) for row in rows]
     mask = [[*gap, *one] if left else [*one, *gap] for one, gap in zip(seen, gaps, strict=True)]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-@contextmanager
-def _answering(policy: Any) -> Iterator[None]:
-    """Evaluation mode, in which a cache is used also where training recomputes activations; nothing has dropout."""
-    training = policy.training
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train(training)
 
 
 @contextmanager

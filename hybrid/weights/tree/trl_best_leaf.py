@@ -8,23 +8,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from hybrid.backends.loading import fold_lm_head
 from hybrid.weights.driver import Session
-from hybrid.weights.encoding import GoldRow, check_lengths, prompt_rows
+from hybrid.weights.encoding import GoldRow
 from hybrid.weights.results import FIGURE
 from hybrid.weights.schedule import Stages
 from hybrid.weights.tree.harvest import Harvest, gather
-from hybrid.weights.trl_common import quiet, start
+from hybrid.weights.trl_common import quiet, ready_to_sample, start
 from hybrid.weights.trl_sft import HybridSft
 
 
 def fit(session: Session) -> None:
     """Search, then train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
-    job, loaded = session.job, session.loaded
-    prompts = prompt_rows(job, loaded.tokenizer)
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
-    fold_lm_head(loaded.model)
+    job, prompts = session.job, ready_to_sample(session)
     harvest = gather(session, prompts)
     taught = sorted(harvest.best)
     rows = [GoldRow((*prompts[row].ids, *harvest.best[row]), len(prompts[row].ids)) for row in taught]

@@ -17,10 +17,9 @@ import torch
 from accelerate.utils import gather_object
 from safetensors.numpy import load_file, save_file
 
-from hybrid.backends.loading import fold_lm_head
 from hybrid.capability.types import Score
 from hybrid.weights.driver import Session
-from hybrid.weights.encoding import PromptRow, check_lengths, prompt_rows
+from hybrid.weights.encoding import PromptRow
 from hybrid.weights.results import FIGURE
 from hybrid.weights.tree.credit import row_advantages
 from hybrid.weights.tree.critics import Critics
@@ -28,7 +27,7 @@ from hybrid.weights.tree.figures import facts, figures
 from hybrid.weights.tree.forest import Forest, Root
 from hybrid.weights.tree.grading import Remembered
 from hybrid.weights.tree.search import Tree
-from hybrid.weights.trl_common import quiet, start
+from hybrid.weights.trl_common import quiet, ready_to_sample, start
 from hybrid.weights.trl_grpo import HybridGrpo
 
 CRITICS = "critics.safetensors"
@@ -138,10 +137,5 @@ def _deviation(values: Sequence[float]) -> float:
 
 def fit(session: Session) -> None:
     """Train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
-    job, loaded = session.job, session.loaded
-    prompts = prompt_rows(job, loaded.tokenizer)
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    check_lengths(job, [len(row.ids) + job.max_new_tokens for row in prompts], limit)
-    fold_lm_head(loaded.model)
     with quiet():
-        start(HybridTree(session, prompts), session)
+        start(HybridTree(session, ready_to_sample(session)), session)
