@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from hybrid.config.data import HfSource as HfSource
+from hybrid.config.data import JsonlSource as JsonlSource
+from hybrid.config.data import SourceConfig as SourceConfig
 from hybrid.config.generality import AbstainConfig as AbstainConfig
 from hybrid.config.generality import GeneralityConfig as GeneralityConfig
 from hybrid.config.generality import TransferBound as TransferBound
@@ -26,8 +29,10 @@ from hybrid.config.graders import NumericGrader as NumericGrader
 from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
 from hybrid.config.memory import MemoryConfig as MemoryConfig
+from hybrid.config.probe import ProbeConfig as ProbeConfig
 from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
+from hybrid.config.router import RouterConfig as RouterConfig
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
@@ -102,33 +107,6 @@ BackendConfig = Annotated[
 ]
 
 
-class JsonlSource(Section):
-    """A folder with `train.jsonl`, `search.jsonl`, `confirm.jsonl`, `test.jsonl` and optionally `variant.jsonl`."""
-
-    type: Literal["jsonl"]
-    path: str
-
-
-class HfSource(Section):
-    """A Hugging Face `datasets` data set, local (a folder saved by `save_to_disk`, or parquet/json files) or from the hub."""
-
-    type: Literal["hf"]
-    path: str
-    name: str | None = None
-    revision: str | None = None
-    splits: dict[Literal["train", "search", "confirm", "test", "variant"], str]
-    """Our split -> theirs; slices such as `train[:200]` are allowed."""
-    prompt: str = "{prompt}"
-    """Template over the row's columns."""
-    reference: str = "{reference}"
-    """Template over the row's columns."""
-    id_column: str | None = None
-    parent_column: str | None = None
-
-
-SourceConfig = Annotated[JsonlSource | HfSource, Field(discriminator="type")]
-
-
 class DecodingConfig(Section):
     """How answers are generated."""
 
@@ -162,43 +140,6 @@ class CapabilityConfig(Section):
         default={}
     )
     """At most so many examples of a split, the first by seeded shuffle."""
-
-
-class ProbeConfig(Section):
-    """How much is measured before routing."""
-
-    examples: int = Field(default=64, ge=8)
-    """Examples of `search` per probe."""
-    samples: int = Field(default=8, ge=2, le=256)
-    """k of pass@k."""
-    temperature: float = Field(default=1.0, gt=0)
-    worked_examples: int = Field(default=4, ge=0)
-    """Train rows shown as worked examples in the context-headroom probe; 0 leaves that arm out."""
-    variants: int = Field(default=64, ge=0)
-    """Examples of `variant` measured; 0 leaves the probe out."""
-
-
-class RouterConfig(Section):
-    """Thresholds of the routing policy; all are shares in [0, 1]."""
-
-    keep_above: float = Field(default=0.9, ge=0, le=1)
-    """At or above this base score nothing needs improving."""
-    context_gain: float = Field(default=0.1, ge=0, le=1)
-    """Least gain of a text over the irrelevant-text control that makes text worth trying."""
-    sampling_gain: float = Field(default=0.1, ge=0, le=1)
-    """Least pass@k minus pass@1 that makes gradients worth trying."""
-    signal_rate: float = Field(default=0.2, ge=0, le=1)
-    """Least share of sampled groups with reward variance: below it GRPO has nothing to learn from."""
-    lapse_share: float = Field(default=0.5, ge=0, le=1)
-    """Least share of failures that break a rule which the document has, at its lower bound, that speaks for weights."""
-    transfer: float = Field(default=0.5, ge=0, le=1)
-    """Least gain on variants per gain in distribution for an adapter to ship."""
-    transfer_bound: TransferBound = "point"
-    """What must reach `transfer`: the ratio itself (`point`), or the lower end of its 95 % interval (`low`)."""
-    force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = Field(default={})
-    """Capability -> placement to attempt whatever the probes say; the gates still decide whether it ships."""
-    counterfactual: bool = False
-    """Train the other arms too, and say what they would have given."""
 
 
 class SearchGateConfig(Section):

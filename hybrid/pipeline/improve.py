@@ -26,8 +26,9 @@ from hybrid.pipeline.lessons import Lessons, lessons
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.training import select_checkpoint, summary, train_adapter
+from hybrid.router.kinds import MeasuredKind
 from hybrid.router.place import ARMS, ArmName
-from hybrid.router.route import MeasuredKind, Route
+from hybrid.router.route import Route
 from hybrid.skill.document import SkillDocument, new_document, parse
 from hybrid.skill.edits import apply
 from hybrid.skill.evidence_metadata import GateEvidence, stamp

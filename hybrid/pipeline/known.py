@@ -17,7 +17,7 @@ from hybrid.capability.types import Capability
 from hybrid.errors import TrainingError
 from hybrid.evidence.known import Known, KnownFacts, known
 from hybrid.pipeline.session import Session
-from hybrid.router.route import MeasuredKind
+from hybrid.router.kinds import MeasuredKind
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hybrid.config.schema import RouterConfig
 from hybrid.probe.base import ProbeResult, Profile, absent
-from hybrid.router.route import LEAST_EXAMPLES, Route, measured_kind, route, side_probability
+from hybrid.router.kinds import measured_kind, side_probability
+from hybrid.router.route import LEAST_EXAMPLES, Route, route
 
 POLICY = RouterConfig()
 NAMES = ("base", "format", "pass_at_k", "sampling_gain", "signal_rate", "unknown", "text_score", "context_gain")
