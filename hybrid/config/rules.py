@@ -6,11 +6,13 @@ that has to change, and says to what. Does not: validate anything itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class KeyRuleError(ValueError):
     """The value at `path` (relative to the section that raises) breaks a rule; `legal` is a value that meets it."""
 
-    def __init__(self, path: tuple[str, ...], message: str, fix: str, legal: int) -> None:
+    def __init__(self, path: tuple[str, ...], message: str, fix: str, legal: Any) -> None:
         self.path, self.message, self.fix, self.legal = path, message, fix, legal
         super().__init__(f"{'.'.join(path)}: {message}; {fix}")
 

@@ -20,7 +20,7 @@ from hybrid.backends.base import Backend
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
-from hybrid.config.schema import ScriptedBackendConfig
+from hybrid.config.schema import OpenAIBackendConfig, ScriptedBackendConfig
 from hybrid.errors import BackendError, HybridError, TrainingError
 from hybrid.pipeline import judges, workers
 from hybrid.pipeline.session import identity_fields
@@ -40,8 +40,8 @@ def join(loaded: LoadedConfig) -> None:
     from hybrid.backends.device import pick_device
 
     config = loaded.config
-    scripted = isinstance(config.backend, ScriptedBackendConfig)
-    device = "cpu" if scripted else pick_device(config.model.device)
+    elsewhere = isinstance(config.backend, ScriptedBackendConfig | OpenAIBackendConfig)
+    device = "cpu" if elsewhere else pick_device(config.model.device)
     workers.join(device, getattr(config.backend, "share_timeout_s", _ANSWER_S))
 
 
