@@ -227,7 +227,8 @@ def _processes(environment: Mapping[str, str]) -> Finding:
         return Finding(name="processes", status="ok", detail="1, without a launcher or alone under one")
     here = int(environment.get("LOCAL_WORLD_SIZE", str(count)))
     place = "all on this machine" if here == count else f"{here} on this machine"
-    return Finding(name="processes", status="ok", detail=f"{count}, {place}; rank 0 leads")
+    split = "; the base of a training is split over them" if environment.get("ACCELERATE_USE_FSDP") == "true" else ""
+    return Finding(name="processes", status="ok", detail=f"{count}, {place}; rank 0 leads{split}")
 
 
 def _inside(found: str, window: tuple[str, str | None]) -> bool:

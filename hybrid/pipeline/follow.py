@@ -27,6 +27,7 @@ from hybrid.pipeline.session import identity_fields
 from hybrid.pipeline.sharded import ShardedBackend, serve
 from hybrid.pipeline.shared_job import make_shared_job
 from hybrid.pipeline.training import cache_folder, make_job, run_job, under
+from hybrid.weights import shard
 
 _ANSWER_S = 3600.0
 
@@ -34,6 +35,9 @@ _ANSWER_S = 3600.0
 def join(loaded: LoadedConfig) -> None:
     """Join the other processes, where a launcher started any, on the configured device. Raises BackendError,
     and UsageError for a launcher whose settings are refused."""
+    shard.take_over(os.environ)
+    if shard.asked(os.environ, workers.world_size()):
+        shard.refuse(loaded.config)
     if workers.world_size() == 1:
         workers.refuse_launch(os.environ)
         return
