@@ -5,5 +5,9 @@ Does not: make rows, or import what a suite needs.
 
 from __future__ import annotations
 
-SUITES: dict[str, str] = {}
+_HERE = "hybrid.capability.suites"
+SUITES: dict[str, str] = {
+    "facts": f"{_HERE}.facts:SUITE",
+    "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
+}
 """Name -> `module:object`; the object is a `hybrid.capability.suites.base.Suite`."""
