@@ -8,6 +8,9 @@ from __future__ import annotations
 _HERE = "hybrid.capability.suites"
 SUITES: dict[str, str] = {
     "facts": f"{_HERE}.facts:SUITE",
+    "givens": f"{_HERE}.givens:SUITE",
+    "items": f"{_HERE}.items:SUITE",
     "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
+    "routes": f"{_HERE}.routes:SUITE",
 }
 """Name -> `module:object`; the object is a `hybrid.capability.suites.base.Suite`."""
