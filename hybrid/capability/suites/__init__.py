@@ -5,5 +5,7 @@ Does not: make rows, or import what a suite needs.
 
 from __future__ import annotations
 
-SUITES: dict[str, str] = {}
+SUITES: dict[str, str] = {
+    "function_calling": "hybrid.capability.suites.function_calling:SUITE",
+}
 """Name -> `module:object`; the object is a `hybrid.capability.suites.base.Suite`."""
