@@ -47,7 +47,7 @@ class Tool:
     @property
     def line(self) -> str:
         """Its line of a library."""
-        return f"rule {self.wish} {self.name}({','.join(p + t for p, t in self.parameters)})."
+        return f"fact {self.wish} {self.name}({','.join(p + t for p, t in self.parameters)})."
 
 
 @dataclass(frozen=True)

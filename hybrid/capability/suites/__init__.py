@@ -5,7 +5,10 @@ Does not: make rows, or import what a suite needs.
 
 from __future__ import annotations
 
+_HERE = "hybrid.capability.suites"
 SUITES: dict[str, str] = {
-    "function_calling": "hybrid.capability.suites.function_calling:SUITE",
+    "facts": f"{_HERE}.facts:SUITE",
+    "function_calling": f"{_HERE}.function_calling:SUITE",
+    "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
 }
 """Name -> `module:object`; the object is a `hybrid.capability.suites.base.Suite`."""
