@@ -4,17 +4,22 @@ Source: Berkeley Function-Calling Leaderboard v4, as the package `bfcl_eval` shi
 Granite (arXiv 2407.00121); `function_calling_tasks` says what each asks. The same row stands in the same split whatever the
 task, so that capabilities of different tasks can train one adapter.
 
-    source: {type: suite, name: function_calling, options: {task: name_detection}, sizes: {train: 96, search: 48, confirm: 80, test: 80}}
+    source:
+      type: suite
+      name: function_calling
+      options: {task: name_detection}
 
     python -m hybrid.capability.suites.function_calling      # rows of every task and split, what was left out, lengths
 
-The split `variant` is N-1: a row of `search`, `confirm` or `test` with one function less on offer. Where the function was needed, the
-right answer is that none serves (`metadata.active`); where it was not, the answer stays. Does not: run a function.
+The split `variant` is N-1: a row of `search`, `confirm` or `test` with one function less on offer. Where the function was
+needed, the right answer is that none serves (`metadata.active`); where it was not, the answer stays. Does not: run a function.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,19 +29,20 @@ from pydantic import Field
 
 from hybrid.capability.graders import build_grader
 from hybrid.capability.suites import function_calling_data as data
-from hybrid.capability.suites.base import About, Deck, SuiteData
+from hybrid.capability.suites.asking import Asking
+from hybrid.capability.suites.base import IN_ORDER, About, Deck, SuiteData
 from hybrid.capability.suites.function_calling_data import Function, ToolRow
-from hybrid.capability.suites.function_calling_tasks import Nesting, Task, applies, nest, render
+from hybrid.capability.suites.function_calling_tasks import TASKS, Task, applies, nest, render
 from hybrid.capability.types import Example, Split
-from hybrid.config.schema import FunctionCallGrader, Section, SuiteSizes
+from hybrid.config.schema import FunctionCallGrader, SuiteSizes
 
 EVALUATED: tuple[tuple[Split, float], ...] = (("test", 0.4), ("confirm", 0.4), ("search", 0.2))
 """Shares of what is not trained on."""
-VARIED: tuple[Task, ...] = ("call", "chaining", "parallel", "name_detection")
-"""Tasks that have an N-1 variant."""
+VARIED: tuple[Task, ...] = ("call", "chaining", "parallel", "name_detection", "next_best")
+"""Tasks that have N-1 variants; of `chaining` and `next_best` only those whose answer stays."""
 
 
-class Options(Section):
+class Options(Asking):
     """Which task, on which rows."""
 
     task: Task = "call"
@@ -78,16 +84,20 @@ class FunctionCalling:
         """See `Suite.build`."""
         placed = place(options, seed)
         deck = Deck("function_calling")
+        streams = {split: examples(placed.rows[split], options, seed) for split in IN_ORDER}
+        shots = deck.take(streams["train"], options.shots, "train")
         splits: dict[Split, list[Example]] = {}
-        for split in ("test", "confirm", "search", "train"):
-            splits[split] = deck.take(examples(placed.rows[split], options, seed), getattr(sizes, split), split)
+        for split in IN_ORDER:
+            rows = (options.framed(row, shots) for row in streams[split])
+            splits[split] = deck.take(rows, getattr(sizes, split), split)
         if sizes.variant and options.task in VARIED:
-            splits["variant"] = deck.take(variants(placed.rows, splits, options, seed), sizes.variant, "variant")
+            twins = (options.framed(row, shots) for row in variants(placed.rows, splits, options, seed))
+            splits["variant"] = deck.take(twins, sizes.variant, "variant")
         return SuiteData(splits, build_grader(FunctionCallGrader(type="function-call")))
 
 
 def place(options: Options, seed: int) -> Placed:
-    """Every usable row in its split, in seeded order, with the functions on offer that it may show."""
+    """Every usable row in its split, in seeded order, without the functions on offer that are of the other side."""
     calling = data.CALLING + (data.LIVE if options.live else ())
     none = data.IRRELEVANT if options.live else data.IRRELEVANT[:1]
     read = data.read_rows(calling + none, data.folder())
@@ -107,7 +117,7 @@ def place(options: Options, seed: int) -> Placed:
             placed[where[row.id]].append(kept)
         else:
             left_out[f"{row.category}: its functions are on the other side"] += 1
-    return Placed({s: [_crowded(r, rows, options, seed) for r in rows] for s, rows in placed.items()}, left_out)
+    return Placed(placed, left_out)
 
 
 def examples(rows: Sequence[ToolRow], options: Options, seed: int) -> Iterator[Example]:
@@ -116,22 +126,33 @@ def examples(rows: Sequence[ToolRow], options: Options, seed: int) -> Iterator[E
     mixed = options.irrelevant if options.task in ("call", "name_detection") else 0.0
     nothing = iter([row for row in rows if not row.calls] if mixed else [])
     owed = 0.0
-    for row, nesting in _nested(asked, seed) if options.task == "nested" else ((r, None) for r in asked):
+    for number, row in enumerate(asked):
         owed += mixed / (1 - mixed)
         if owed >= 1 and (other := next(nothing, None)) is not None:
             owed -= 1
-            yield render(other, options.task, str(seed), None, options.library)
-        yield render(row, options.task, str(seed), nesting, options.library)
+            yield render(crowded(other, rows, options, seed), options.task, str(seed), None, options.library)
+        shown, nesting = crowded(row, rows, options, seed), None
+        if options.task == "nested":
+            inner = next(
+                (r for r in (*asked[number + 1 :], *asked[:number]) if not set(r.names) & set(row.names)), None
+            )
+            if inner is None:
+                continue
+            shown, nesting = nest(shown, inner)
+        yield render(shown, options.task, str(seed), nesting, options.library)
 
 
 def variants(
     rows: Mapping[Split, Sequence[ToolRow]], splits: Mapping[Split, Sequence[Example]], options: Options, seed: int
 ) -> Iterator[Example]:
-    """N-1 twins of held-out rows: in turn one whose needed function is gone, and one that lost a function it did not need."""
-    by_id = {row.id: row for split, _ in EVALUATED for row in rows[split]}
-    parents = [(e, by_id[e.metadata["bfcl"]]) for split, _ in EVALUATED for e in splits[split]]
-    for number, (parent, row) in enumerate(sorted(parents, key=lambda p: _rank(seed, "variant " + p[0].id))):
-        twin = without(row, needed=number % 2 == 0)
+    """N-1 twins of held-out rows: in turn one whose needed function is gone, where one is needed, and one that lost another."""
+    by_id = {row.id: (row, split) for split, _ in EVALUATED for row in rows[split]}
+    parents = [e for split, _ in EVALUATED for e in splits[split]]
+    for number, parent in enumerate(sorted(parents, key=lambda e: _rank(seed, "variant " + e.id))):
+        plain, split = by_id[parent.metadata["bfcl"]]
+        row = crowded(plain, rows[split], options, seed)
+        needed = number % 2 == 0 and options.task != "next_best"  # some calls are made already there
+        twin = (without(row, needed=True) if needed else None) or without(row, needed=False)
         if twin is None:
             continue
         gone = next(f.name for f in row.library if f not in twin.library)
@@ -142,20 +163,12 @@ def variants(
 
 def without(row: ToolRow, needed: bool) -> ToolRow | None:
     """The row with one function less on offer: the one it calls, after which none serves it, or one that it does not call. None
-    where it calls several functions, or none, or where nothing would be left on offer."""
+    where it calls none, where nothing would be left on offer, and where one of several needed ones would be gone."""
     called = set(row.names)
     gone = next((f for f in row.library if (f.name in called) == needed), None)
-    if gone is None or len(called) != 1 or len(row.library) < 2:
+    if gone is None or not called or len(row.library) < 2 or (needed and len(called) > 1):
         return None
     return replace(row, library=tuple(f for f in row.library if f is not gone), calls=() if needed else row.calls)
-
-
-def _nested(rows: Sequence[ToolRow], seed: int) -> Iterator[tuple[ToolRow, Nesting]]:
-    """Every row as the outer one, with the next row that calls another function as the inner one."""
-    for number, outer in enumerate(rows):
-        inner = next((r for r in (*rows[number + 1 :], *rows[:number]) if not set(r.names) & set(outer.names)), None)
-        if inner is not None:
-            yield nest(outer, inner)
 
 
 def _groups(rows: Sequence[ToolRow]) -> dict[str, str]:
@@ -193,17 +206,19 @@ def _sides(rows: Sequence[ToolRow], where: Mapping[str, Split]) -> dict[str, boo
     return side
 
 
-def _crowded(row: ToolRow, rows: Sequence[ToolRow], options: Options, seed: int) -> ToolRow:
-    """The row with distractors, its functions in seeded order."""
+def crowded(row: ToolRow, rows: Sequence[ToolRow], options: Options, seed: int) -> ToolRow:
+    """The row with distractors from `rows`, its functions in seeded order."""
     own = {f.name for f in row.library}
     words = set().union(*(_words(f) for f in row.library if f.name in row.names or not row.calls))
+    rng = random.Random(f"{seed} distractors {row.id}")
     pool: dict[str, Function] = {}
-    for other in sorted(rows, key=lambda r: _rank(seed, row.id + r.id))[: 4 * options.distractors]:
+    for other in rng.sample(rows, min(len(rows), 6 * options.distractors)):
         for function in other.library:
             if function.name not in own and not words & _words(function):
                 pool.setdefault(function.name, function)
-    library = (*row.library, *list(pool.values())[: options.distractors])
-    return replace(row, library=tuple(sorted(library, key=lambda f: _rank(seed, row.id + f.name))))
+    library = [*row.library, *list(pool.values())[: options.distractors]]
+    rng.shuffle(library)
+    return replace(row, library=tuple(library))
 
 
 def _words(function: Function) -> set[str]:
@@ -212,7 +227,10 @@ def _words(function: Function) -> set[str]:
     return {w for w in "".join(c if c.isalnum() else " " for c in text).split() if len(w) > 3} - _COMMON
 
 
-_COMMON = frozenset("calculate find given with from this that based function specific using retrieve information return".split())
+_COMMON = frozenset(
+    ("calculate", "find", "given", "with", "from", "this", "that", "based", "function", "specific", "using", "retrieve",
+     "information", "return")
+)  # fmt: skip
 
 
 def _rank(seed: int, text: str) -> str:
@@ -220,3 +238,29 @@ def _rank(seed: int, text: str) -> str:
 
 
 SUITE = FunctionCalling()
+
+
+def table(options: Options, seed: int) -> str:
+    """Rows of every task and split, what was left out and why, and how long prompts are, as Markdown."""
+    out = [
+        "| task | "
+        + " | ".join(IN_ORDER)
+        + " | rows it does not apply to | characters of a prompt, median | of ten, nine below |"
+    ]
+    out.append("|---" * 8 + "|")
+    for task in TASKS:
+        mine = options.model_copy(update={"task": task, "irrelevant": 0.0})
+        placed = place(mine, seed)
+        made = {split: list(examples(placed.rows[split], mine, seed)) for split in IN_ORDER}
+        total = sum(map(len, placed.rows.values()))
+        lengths = sorted(len(e.prompt_text) for split in IN_ORDER for e in made[split])
+        cells = [*(len(made[split]) for split in IN_ORDER), total - len(lengths)]
+        cells += [lengths[len(lengths) // 2], lengths[len(lengths) * 9 // 10]]
+        out.append(f"| {task} | " + " | ".join(map(str, cells)) + " |")
+    for reason, count in sorted(place(options, seed).left_out.items()):
+        out.append(f"\nLeft out, {count}: {reason}.")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    print(table(Options(live="--live" in sys.argv[1:]), seed=0))

@@ -2,7 +2,7 @@
 
 Source: Berkeley Function-Calling Leaderboard v4 (github.com/ShishirPatil/gorilla; Patil et al., ICML 2025). Licence: Apache-2.0.
 Its data files are read where they are installed; its code is not imported. Read are the single-turn categories whose calls are
-Python: Java and JavaScript rows hold values in those languages, several turns need its simulators, and web search needs a network.
+Python: Java and JavaScript rows hold values of those languages, several turns need its simulators, web search needs a network.
 
 Does not: render rows or split them.
 """
@@ -98,7 +98,9 @@ def read_rows(categories: tuple[str, ...], where: Path) -> ReadRows:
     for category in categories:
         answers = {}
         if category not in IRRELEVANT:
-            answers = {a["id"]: a["ground_truth"] for a in _lines(where / "possible_answer" / f"BFCL_v4_{category}.json")}
+            answers = {
+                a["id"]: a["ground_truth"] for a in _lines(where / "possible_answer" / f"BFCL_v4_{category}.json")
+            }
         for raw in _lines(where / f"BFCL_v4_{category}.json"):
             row = _row(raw, category, answers.get(raw["id"], []))
             reason = unusable_because(row)

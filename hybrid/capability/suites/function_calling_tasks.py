@@ -1,4 +1,4 @@
-"""One row of function calling rendered as granular tasks (Granite, Abdelaziz et al. 2024, arXiv 2407.00121), or as the whole call.
+"""One row of function calling as granular tasks (Granite, Abdelaziz et al. 2024, arXiv 2407.00121), or as the whole call.
 
 `render(row, task, library, salt)` is pure. What each task asks, and of which rows:
 
@@ -36,7 +36,9 @@ GRANULAR: tuple[Task, ...] = TASKS[1:8]
 """The seven of Granite."""
 WHOLE: tuple[Task, ...] = ("call", "nested", "chaining", "parallel", "irrelevance")
 """Tasks that are answered with whole calls."""
-_CALL = f"Answer with the calls that serve the request, one a line, as name(parameter=value). If none does, answer {NONE}."
+_CALL = (
+    f"Answer with the calls that serve the request, one a line, as name(parameter=value). If none does, answer {NONE}."
+)
 _ASK: dict[Task, str] = {
     **dict.fromkeys(WHOLE, _CALL),
     "name_detection": "Answer with the names of the functions to call, in order, between commas. "
@@ -86,7 +88,7 @@ def applies(row: ToolRow, task: Task) -> bool:
 
 
 def nestable(row: ToolRow) -> str:
-    """The required parameter of a single call whose value another call may give: a text or a number. Empty where there is none."""
+    """The required parameter of a single call whose value another call may give: a text or a number. Empty: there is none."""
     call = row.calls[0]
     kinds = {p.name: p.type for f in row.library if f.name == call.name for p in f.parameters if p.required}
     return next((n for n in call.arguments() if kinds.get(n) in ("string", "integer", "float", "number")), "")
@@ -124,7 +126,9 @@ def described(function: Function, style: str) -> str:
     """A function as the model reads it: a signature with its first sentence, or the JSON that BFCL gives."""
     if style == "json":
         return function_json(function)
-    shown = ", ".join(f"{p.name}: {p.type}{'' if p.required else ' = default'}{_choices(p)}" for p in function.parameters)
+    shown = ", ".join(
+        f"{p.name}: {p.type}{'' if p.required else ' = default'}{_choices(p)}" for p in function.parameters
+    )
     return f"- {function.name}({shown}): {_sentence(function.description)}"
 
 
