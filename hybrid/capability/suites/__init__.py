@@ -8,6 +8,7 @@ from __future__ import annotations
 _HERE = "hybrid.capability.suites"
 SUITES: dict[str, str] = {
     "facts": f"{_HERE}.facts:SUITE",
+    "function_calling": f"{_HERE}.function_calling:SUITE",
     "givens": f"{_HERE}.givens:SUITE",
     "items": f"{_HERE}.items:SUITE",
     "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
