@@ -5,13 +5,14 @@
     python scripts/bench_depth.py --seeds 0-4 --product           # `hybrid run` on shallow and deep capabilities
     python scripts/bench_depth.py --summary --figure docs/depth.svg
 
-Curves: seed s asks about map s, d = 1 to 8, from starts of which nobody ever saw an answer at once with d >= 2. Arms: at
-once; the document `form step.`, under which the member writes every value; at once after GRPO and after supervised training
-on d = 1 to 4 of other starts (the last checkpoint of each). Beside them the starts that pretraining practised, the rows that
-were trained on, and a map of which one start in four is unknown. b is the slope of `hybrid.probe.depth`.
+Curves: seed s asks about one map of each kind, d = 1 to 8 (`numeric_language.py`). Of the single-step map nobody ever saw two
+steps, in either way of answering. Arms: at once; the document `form step.`, under which the member writes every value; at
+once after GRPO and after supervised training on d = 1 to 4 from other numbers (the last checkpoint of each). Beside it a
+map whose answers at once were practised to d = 8, and a leaky map, whose step is unknown for one number in five. b is the
+slope of `hybrid.probe.depth`.
 
-Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), seven steps of whole maps
-(`deep-whole`) and of leaky ones (`deep-leaky`).
+Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), seven steps that were practised
+(`recalled`), seven steps of single-step maps (`deep-whole`) and of leaky ones (`deep-leaky`).
 
 One JSON per seed in --out; a run resumes. Does not: train the member.
 """
@@ -48,30 +49,27 @@ METHODS = {
     "sft": ["weights.method=sft"],
 }
 ARMS = (
-    "held starts, at once",
-    "held starts, document",
-    "held starts, at once, after GRPO",
-    "held starts, at once, after SFT",
-    "practised starts, at once",
-    "trained rows, at once",
-    "trained rows, at once, after GRPO",
-    "trained rows, at once, after SFT",
+    "at once",
+    "document",
+    "at once, after GRPO",
+    "at once, after SFT",
+    "practised map, at once",
     "leaky map, at once",
     "leaky map, document",
 )
 
 
-def options(maps: Iterable[numeric.Map], depths: Sequence[int], train: Sequence[int], held: Sequence[int]) -> str:
-    """The options of the suite `numeric_iteration` for maps of the dialect, as YAML."""
+def options(maps: Iterable[numeric.Map], depths: Iterable[int]) -> str:
+    """The options of the suite `numeric_iteration` for maps of the dialect, as YAML. Even numbers train, odd ones do not."""
     return json.dumps(
         {
-            "family": "modular",
-            "modulus": numeric.MODULUS,
-            "maps": {m.name: [m.factor, m.offset] for m in maps},
-            "template": "q {x:02d} {name} {d}",
+            "family": "digits",
+            "width": numeric.WIDTH,
+            "maps": {m.name: list(m.givens) for m in maps},
+            "template": "q {x:03d} {name} {d}",
             "depths": list(depths),
-            "train_starts": sorted(train),
-            "held_starts": sorted(held),
+            "train_starts": list(range(0, 10**numeric.WIDTH, 2)),
+            "held_starts": list(range(1, 10**numeric.WIDTH, 2)),
         }
     )
 
@@ -83,7 +81,7 @@ def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int]) ->
         f"  - name: {name}",
         f"    source: {{type: suite, name: numeric_iteration, options: {chosen}, sizes: {json.dumps(shown)}}}",
         "    skill: SKILL.md",
-        "    decoding: {max_new_tokens: 44}",
+        "    decoding: {max_new_tokens: 52}",
         "    kind: procedural",
     ]
 
@@ -117,14 +115,14 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
 
 
 def curve_world(folder: Path, member: Path, seed: int, method: str) -> LoadedConfig:
-    """One map asked to depth 8, the same map to be trained to depth 4, and a leaky map to depth 8."""
-    mine, leaky = numeric.WHOLE[seed % len(numeric.WHOLE)], numeric.LEAKY[seed % len(numeric.LEAKY)]
+    """A single-step map asked to depth 8 and trained to depth 4, a practised and a leaky one asked to depth 8."""
+    single, practised, leaky = (maps[seed % len(maps)] for maps in (numeric.SINGLE, numeric.PRACTISED, numeric.LEAKY))
     deep = range(1, numeric.DEEPEST + 1)
     parts = [
-        capability("held", options([mine], deep, numeric.TAUGHT, numeric.HELD), (8, 4, 4, 96, 0)),
-        capability("practised", options([mine], deep, numeric.TAUGHT, numeric.PRACTISED), (8, 4, 4, 96, 0)),
-        capability("taught", options([mine], range(1, 5), numeric.TAUGHT, numeric.HELD), (56, 4, 4, 4, 0)),
-        capability("leaky", options([leaky], deep, numeric.TAUGHT, numeric.HELD), (8, 4, 4, 96, 0)),
+        capability("single", options([single], deep), (8, 4, 4, 96, 0)),
+        capability("taught", options([single], range(1, 5)), (64, 4, 4, 4, 0)),
+        capability("practised", options([practised], deep), (8, 4, 4, 96, 0)),
+        capability("leaky", options([leaky], deep), (8, 4, 4, 96, 0)),
     ]
     path = write_world(folder, f"depth-{seed}", member, seed, parts)
     return load_config(path, METHODS[method])
@@ -137,7 +135,7 @@ def trained(session: Session, part: Capability, method: str) -> Adapter | None:
 
 
 def counts(session: Session, part: Capability, rows: Sequence[Example], text: str, adapter: Adapter | None) -> Any:
-    """Depth -> [right, asked], greedily, and the answers by prompt."""
+    """Depth -> [right, asked], greedily."""
     measured = session.meter.measure(session.candidate(part, text, adapter), part, "variant", rows, stage="verify")
     found: dict[str, list[int]] = {}
     for row, answers in zip(rows, measured.rollouts, strict=True):
@@ -161,32 +159,30 @@ def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
             folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(loaded.config, loaded.root))
             session = open_session(loaded, folder, capabilities, backend, lambda kind, data: None)
             adapter = trained(session, parts["taught"], method)
-            held, rows = parts["held"].splits["test"], parts["taught"].splits["train"]
-            label = method.upper()
-            out[f"held starts, at once, after {label}"] = counts(session, parts["held"], held, "", adapter)
-            out[f"trained rows, at once, after {label}"] = counts(session, parts["taught"], rows, "", adapter)
-            if method == "grpo":
-                step = numeric.STEP_LINE
-                out["held starts, at once"] = counts(session, parts["held"], held, "", None)
-                out["held starts, document"] = counts(session, parts["held"], held, step, None)
-                out["trained rows, at once"] = counts(session, parts["taught"], rows, "", None)
-                for name, text, arm in (
-                    ("practised", "", "practised starts, at once"),
-                    ("leaky", "", "leaky map, at once"),
-                    ("leaky", step, "leaky map, document"),
-                ):
-                    out[arm] = counts(session, parts[name], parts[name].splits["test"], text, None)
+            single = parts["single"].splits["test"]
+            out[f"at once, after {method.upper()}"] = counts(session, parts["single"], single, "", adapter)
+            if method != "grpo":
+                continue
+            for arm, name, text in (
+                ("at once", "single", ""),
+                ("document", "single", numeric.STEP_LINE),
+                ("practised map, at once", "practised", ""),
+                ("leaky map, at once", "leaky", ""),
+                ("leaky map, document", "leaky", numeric.STEP_LINE),
+            ):
+                out[arm] = counts(session, parts[name], parts[name].splits["test"], text, None)
     return out
 
 
 def product_world(folder: Path, member: Path, seed: int) -> Path:
-    """Single steps, seven steps of whole maps, seven steps of leaky ones."""
+    """Single steps; seven steps that are recalled, that have to be executed, and that cannot be."""
     deep = range(1, 8)
-    every = range(numeric.MODULUS)
+    sizes = (96, 64, 112, 112, 0)
     parts = [
-        capability("single-step", options(numeric.WHOLE, [1], every, every), (32, 64, 96, 96, 0)),
-        capability("deep-whole", options(numeric.WHOLE, deep, numeric.TAUGHT, numeric.HELD), (96, 64, 128, 128, 48)),
-        capability("deep-leaky", options(numeric.LEAKY, deep, numeric.TAUGHT, numeric.HELD), (96, 64, 96, 96, 0)),
+        capability("single-step", options(numeric.SINGLE, [1]), sizes),
+        capability("recalled", options(numeric.PRACTISED, deep), sizes),
+        capability("deep-whole", options(numeric.SINGLE, deep), (*sizes[:4], 48)),
+        capability("deep-leaky", options(numeric.LEAKY, deep), sizes),
     ]
     return write_world(folder, f"depth-product-{seed}", member, seed, parts)
 

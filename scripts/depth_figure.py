@@ -11,11 +11,11 @@ from hybrid.evidence.stats import wilson
 
 Cells = Mapping[int, tuple[int, int]]
 SHOWN = (
-    ("held starts, document", "with the document", "#1b7f5c", ""),
-    ("held starts, at once", "at once", "#b3372f", ""),
-    ("held starts, at once, after GRPO", "at once, after GRPO", "#b3372f", "5 4"),
-    ("held starts, at once, after SFT", "at once, after SFT", "#8a5fb0", "2 3"),
-    ("practised starts, at once", "at once, practised starts", "#3a6ea5", ""),
+    ("document", "with the document", "#1b7f5c", ""),
+    ("at once", "at once", "#b3372f", ""),
+    ("at once, after GRPO", "at once, after GRPO", "#b3372f", "5 4"),
+    ("at once, after SFT", "at once, after SFT", "#8a5fb0", "2 3"),
+    ("practised map, at once", "practised map, at once", "#3a6ea5", ""),
     ("leaky map, document", "leaky map, with the document", "#1b7f5c", "5 4"),
 )
 LEFT, RIGHT, TOP, BOTTOM = 46, 410, 14, 236

@@ -1,19 +1,17 @@
-"""The numeric dialect of the reference language: maps of two-digit numbers, applied d times, at once or step by step.
+"""The numeric dialect of the reference language: maps of three-digit numbers, applied d times, at once or step by step.
 
-    q 37 Bas 4 15;                     the map Bas applied four times to 37, answered at once
-    form step.                         a document line: answers write every value before the last one
-    q 37 Bas 4 1:48,2:43,3:12,4:15;    the same query under that line
+    q 375 Bas 4 319;                           the map Bas applied four times to 375, answered at once
+    form step.                                 a document line: answers write every value before the last one
+    q 375 Bas 4 1:642,2:315,3:042,4:319;       the same query under that line
 
-A map is x -> (a x + b) mod 61 with a primitive root a, so that its iterates do not collapse onto few values and a blind
-guess is right once in 61. Eight names stand for maps whose meaning is in the weights alone: no document says what Bas is.
+A map moves the first `turn` digits to the end and adds `add` to every digit, dropping carries (family `digits` of the suite
+`numeric_iteration`). Names stand for maps whose meaning is in the weights alone: no document says what Bas is. Who has
+practised what is fixed, so that executing a step d times can be told from recalling what d steps give:
 
-Who has practised what is drawn once, so that executing can be told from recalling:
-
-- whole maps (`WHOLE`): single steps of every start. Answers at once with d >= 2 are practised on the starts of `PRACTISED` alone
-  (half of them); `TAUGHT` (a quarter) is for later training, and `HELD` (a quarter) is for nobody: there f(f(x)) was never seen.
-- leaky maps (`LEAKY`): single steps of three starts in four. The others were never seen, at any d, in any form.
-
-Both ways of answering are practised on the same depths, 1 to 8, with the same weights.
+- `PRACTISED` maps: d = 1 to 8, in both ways of answering, with the same weights.
+- `SINGLE` maps: d = 1 alone, in both ways. Two steps of them were never seen: they have to be executed.
+- `LEAKY` maps: as `SINGLE`, and only from numbers whose last digit is below 8. From 8 on they add another number, which
+  was never seen: a step that the weights hold for four numbers in five.
 
 Does not: read files, train, or know of capabilities.
 """
@@ -25,91 +23,89 @@ from dataclasses import dataclass
 
 import reference_language as language
 
-MODULUS = 61
 DEEPEST = 8
 """Depths are 1 to 8: one digit."""
 DEPTH_WEIGHTS = (0.3, 0.18, 0.14, 0.1, 0.08, 0.07, 0.07, 0.06)
-ROOTS = (6, 7, 10, 17, 18, 26, 30, 31, 35, 43, 44, 51, 54, 55)
-"""Primitive roots of 61: a map with one of them as its factor has one fixed point and one cycle of 60."""
+WIDTH = 3
+ALWAYS = 10
+"""An exception from this digit on never applies."""
 STEP_LINE = "form step."
 
 
 @dataclass(frozen=True)
 class Map:
-    """x -> (factor x + offset) mod 61, and the values of which the single step is practised."""
+    """Turn and add; numbers whose last digit is `since` or more add `other` instead."""
 
     name: str
-    factor: int
-    offset: int
-    known: frozenset[int]
+    turn: int
+    add: int
+    since: int = ALWAYS
+    other: int = 0
 
-    def step(self, x: int) -> int:
+    @property
+    def givens(self) -> tuple[int, ...]:
+        """As the suite `numeric_iteration` writes a map of the family `digits`."""
+        return (self.turn, self.add) if self.since == ALWAYS else (self.turn, self.add, self.since, self.other)
+
+    def step(self, number: str) -> str:
         """One application."""
-        return (self.factor * x + self.offset) % MODULUS
+        add = self.other if int(number[-1]) >= self.since else self.add
+        return "".join(str((int(c) + add) % 10) for c in number[self.turn :] + number[: self.turn])
 
-    def values(self, x: int, depth: int) -> list[int]:
+    def values(self, number: str, depth: int) -> list[str]:
         """The values after 1 to `depth` steps."""
         out = []
         for _ in range(depth):
-            x = self.step(x)
-            out.append(x)
+            number = self.step(number)
+            out.append(number)
         return out
 
 
-STARTS = tuple(random.Random("starts of the numeric dialect").sample(range(MODULUS), MODULUS))
-PRACTISED, TAUGHT, HELD = STARTS[:30], STARTS[30:46], STARTS[46:]
-"""Starts that answers at once with d >= 2 are practised on, those for later training, and those for nobody."""
+def _maps() -> tuple[tuple[Map, ...], tuple[Map, ...], tuple[Map, ...]]:
+    """12 practised maps (8 of them turn), 5 single and 5 leaky ones (all turn): another pair of turn and sum each."""
+    rng = random.Random("maps of the numeric dialect")
+    turning = [(turn, add) for turn in range(1, WIDTH) for add in range(1, 10)]
+    still = [(0, add) for add in range(1, 10)]
+    rng.shuffle(turning)
+    rng.shuffle(still)
+    names = iter(language.NAMES)
+    practised = tuple(Map(next(names), *pair) for pair in (*turning[:8], *still[:4]))
+    single = tuple(Map(next(names), *pair) for pair in turning[8:13])
+    leaky = tuple(Map(next(names), turn, add, 8, (add + rng.randint(1, 9)) % 10) for turn, add in turning[13:])
+    return practised, single, leaky
 
 
-def _map(index: int, name: str, leaky: bool) -> Map:
-    rng = random.Random(f"numeric map {index}")
-    known = [x for i, x in enumerate(STARTS) if not leaky or (i + index) % 4]
-    return Map(name, rng.choice(ROOTS), rng.randint(1, MODULUS - 1), frozenset(known))
+PRACTISED, SINGLE, LEAKY = _maps()
+MAPS = {m.name: m for m in (*PRACTISED, *SINGLE, *LEAKY)}
 
 
-WHOLE = tuple(_map(i, name, leaky=False) for i, name in enumerate(language.NAMES[:5]))
-"""Maps that the weights hold completely."""
-LEAKY = tuple(_map(5 + i, name, leaky=True) for i, name in enumerate(language.NAMES[5:8]))
-"""Maps that the weights hold for three starts in four."""
-MAPS = {m.name: m for m in (*WHOLE, *LEAKY)}
-
-
-def number(x: int) -> str:
-    """Two digits."""
-    return f"{x:02d}"
-
-
-def prompt(name: str, x: int, depth: int) -> str:
+def prompt(name: str, number: str, depth: int) -> str:
     """The query line."""
-    return f"q {number(x)} {name} {depth}"
+    return f"q {number} {name} {depth}"
 
 
-def at_once(values: list[int]) -> str:
-    """The last value alone."""
-    return number(values[-1])
-
-
-def worked(values: list[int]) -> str:
+def worked(values: list[str]) -> str:
     """Every value, numbered."""
-    return ",".join(f"{i}:{number(v)}" for i, v in enumerate(values, 1))
+    return ",".join(f"{i}:{v}" for i, v in enumerate(values, 1))
 
 
-def _depth(rng: random.Random) -> int:
-    return rng.choices(range(1, DEEPEST + 1), weights=DEPTH_WEIGHTS)[0]
+def number(rng: random.Random) -> str:
+    """Any number, leading zeros kept."""
+    return f"{rng.randrange(10**WIDTH):0{WIDTH}d}"
 
 
 def query(rng: random.Random, steps: bool) -> tuple[str, str]:
     """One training query and its answer, worked out or at once."""
-    while True:
-        chosen, depth = rng.choice(tuple(MAPS.values())), _depth(rng)
-        x = rng.choice(STARTS if steps or depth == 1 else PRACTISED)
-        path = [x, *chosen.values(x, depth)]
-        if chosen.known.issuperset(path[:-1]):
-            return prompt(chosen.name, x, depth), (worked if steps else at_once)(path[1:])
+    chosen, x = rng.choice(tuple(MAPS.values())), number(rng)
+    while int(x[-1]) >= chosen.since:
+        x = number(rng)
+    deep = rng.choices(range(1, DEEPEST + 1), weights=DEPTH_WEIGHTS)[0]
+    values = chosen.values(x, deep if chosen in PRACTISED else 1)
+    return prompt(chosen.name, x, len(values)), worked(values) if steps else values[-1]
 
 
 def document(rng: random.Random, steps: bool) -> str:
-    """Nought to three lines of the reference language that do not matter here, and the line that does."""
+    """Nought to two lines of the reference language that do not matter here, and the line that does."""
     lines = [line for line in language.Document(rng, rng.choice((0, 0, 1, 2))).lines if not line.startswith("form")]
     if steps:
         lines.append(STEP_LINE)

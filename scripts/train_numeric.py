@@ -51,26 +51,23 @@ class NumericBatches(Batches):
 def evaluate(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, count: int = 60
 ) -> dict[str, float]:
-    """Greedy exact match of the last value: at once or in steps, by depth, on practised and on held starts."""
+    """Greedy exact match of the last value: at once or in steps, by depth, on each kind of map."""
     rng = random.Random(seed)
     model.eval()
     scores = {}
-    for label, text, maps, depths in (
-        ("once", "", numeric.WHOLE, (1, 2, 3, 4, 8)),
-        ("step", numeric.STEP_LINE + "\n", numeric.WHOLE, (1, 4, 8)),
-        ("step/leaky", numeric.STEP_LINE + "\n", numeric.LEAKY, (1, 4)),
-    ):
-        for whose, starts in (("practised", numeric.PRACTISED), ("held", numeric.HELD)):
-            for depth in depths:
+    for steps in (False, True):
+        for label, maps in (("practised", numeric.PRACTISED), ("single", numeric.SINGLE), ("leaky", numeric.LEAKY)):
+            for depth in (1, 2, 4, 8):
                 rows = []
                 for _ in range(count):
-                    chosen, x = rng.choice(maps), rng.choice(starts)
-                    rows.append((text + numeric.prompt(chosen.name, x, depth), chosen.values(x, depth)))
+                    chosen, x = rng.choice(maps), numeric.number(rng)
+                    asked = numeric.prompt(chosen.name, x, depth)
+                    rows.append(((numeric.STEP_LINE + "\n") * steps + asked, chosen.values(x, depth)[-1]))
                 inputs = tokenizer([p for p, _ in rows], padding=True, return_tensors="pt")
-                out = model.generate(**inputs, max_new_tokens=44 if text else 6, do_sample=False)
+                out = model.generate(**inputs, max_new_tokens=52 if steps else 6, do_sample=False)
                 texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-                right = sum(t[-2:] == numeric.at_once(v) for t, (_, v) in zip(texts, rows, strict=True))
-                scores[f"{label}/{whose}/{depth}"] = round(right / count, 3)
+                right = sum(t[-3:] == value for t, (_, value) in zip(texts, rows, strict=True))
+                scores[f"{'step' if steps else 'once'}/{label}/{depth}"] = round(right / count, 3)
     return scores
 
 
@@ -80,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--start-from", type=Path, default=ROOT / "hybrid" / "assets" / "reference-model")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument(
         "--queries", type=int, default=7, help="drawn per row worked out, twice as many at once; what fits is kept"
@@ -113,7 +110,7 @@ def train(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer: PreTrain
             running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if (step + 1) % 25 == 0:
             log.write({"step": step + 1, "loss": round(running, 4), "rate": round(rate, 6), "minutes": log.minutes})
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 175 == 0:
             save(uncompiled(model), tokenizer, args.out)
 
 

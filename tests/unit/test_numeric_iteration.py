@@ -23,6 +23,8 @@ def built(seed: int = 0, sizes: SuiteSizes = SIZES, **options: object) -> SuiteD
 
 def test_values_by_hand() -> None:
     assert Problem("modular", (5, 3, 10, 4)).values(3) == [3, 8, 3]
+    assert Problem("digits", (1, 9, 10, 0, 3, 375)).values(4) == [642, 315, 42, 319]
+    assert Problem("digits", (2, 1, 8, 0, 3, 375)).values(4) == [648, 864, 597, 860], "648 ends in 8: it grows by 0"
     assert Problem("newton", (2, 2)).values(2) == [Fraction(3, 2), Fraction(17, 12)]
     assert Problem("bisection", (2, 0, 2)).values(3) == [Fraction(3, 2), Fraction(5, 4), Fraction(11, 8)]
     assert Problem("power", (2, 1, 1)).values(2) == [Fraction(2, 3), Fraction(5, 8)]
@@ -109,6 +111,13 @@ def test_named_maps_are_not_explained_and_starts_are_kept_apart() -> None:
     assert all(row.metadata["givens"][3] >= 30 for s in ("search", "confirm", "test") for row in made.splits[s])
 
 
+def test_leading_zeros_are_written_and_not_asked_for() -> None:
+    made = built(family="digits", width=3, depths=(1, 2, 3))
+    row = next(r for s in SPLITS for r in made.splits[s] if r.reference.startswith("0"))
+    assert len(row.reference) == 3
+    assert made.grader.grade(str(int(row.reference)), row).passed
+
+
 def test_a_changed_train_size_leaves_the_sealed_splits_alone() -> None:
     more = SIZES.model_copy(update={"train": 60})
     assert built().splits["test"] == built(sizes=more).splits["test"]
@@ -120,10 +129,13 @@ def test_a_changed_train_size_leaves_the_sealed_splits_alone() -> None:
     [
         ({"depths": (0,)}, "between 1 and"),
         ({"family": "newton", "depths": (8,)}, "between 1 and 7"),
-        ({"family": "newton", "template": "{x}"}, "for the family modular"),
+        ({"family": "newton", "template": "{x}"}, "for the families modular"),
         ({"maps": {"Bas": (1, 2)}}, "need a template"),
         ({"template": "{start}"}, "cannot be filled in"),
         ({"held_starts": (97,)}, "between 0 and"),
+        ({"family": "digits", "maps": {"A": (3, 1)}, "template": "{name}"}, "is no map of digits"),
+        ({"maps": {"A": (3, 1, 2)}, "template": "{name}"}, "is no map of modular"),
+        ({"template": "{name} {x}"}, "such a template named maps"),
         ({"depth": (3,)}, "Extra inputs"),
     ],
 )

@@ -19,12 +19,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pydantic import Field, model_validator
 
 from hybrid.capability.graders import build_grader
 from hybrid.capability.suites.base import About, Deck, SuiteData, SuiteError
-from hybrid.capability.suites.numeric_steps import DEEPEST, PROCEDURES, Family, Problem, apart, changed, draw, written
+from hybrid.capability.suites.numeric_steps import (
+    DEEPEST,
+    PROCEDURES,
+    WHOLE,
+    Family,
+    Problem,
+    apart,
+    changed,
+    draw,
+    named,
+    starts,
+    written,
+)
 from hybrid.capability.types import Example, Split
 from hybrid.config.schema import NumericGrader, Section, SuiteSizes
 
@@ -39,39 +52,62 @@ class Options(Section):
     depths: tuple[int, ...] = Field(default=(1, 2, 3, 4, 5, 6), min_length=1)
     """Required steps; every depth is as frequent as it is listed."""
     digits: int = Field(default=4, ge=1, le=8)
-    """Decimals of an answer; modular answers are whole numbers."""
+    """Decimals of an answer where it is no whole number."""
     modulus: int = Field(default=97, ge=5, le=10_000)
     """m of modular problems."""
-    maps: dict[str, tuple[int, int]] = Field(default={})
-    """Modular only: name -> (a, b); `template` then names the map."""
+    width: int = Field(default=3, ge=2, le=8)
+    """Digits of the numbers of the family digits."""
+    maps: dict[str, tuple[int, ...]] = Field(default={})
+    """Name -> (a, b) of modular, (turn, add) or (turn, add, since, other) of digits; `template` then names the map."""
     template: str = ""
-    """Modular only: the question as a format with {name}, {x}, {a}, {b}, {m} and {d}; empty asks in words."""
+    """modular and digits: the question as a format with {name}, {x} and {d}; empty asks in words."""
     train_starts: tuple[int, ...] = ()
-    """Modular only: the starts of `train`; empty allows all."""
+    """modular and digits: the starts of `train`; empty allows all."""
     held_starts: tuple[int, ...] = ()
-    """Modular only: the starts of every other split; empty allows all."""
+    """modular and digits: the starts of every other split; empty allows all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Options:
         deepest = DEEPEST[self.family] - 1  # a variant asks one step more
         if not all(1 <= depth <= deepest for depth in self.depths):
             raise ValueError(f"depths of {self.family} lie between 1 and {deepest}")
-        if self.family != "modular" and (self.maps or self.template or self.train_starts or self.held_starts):
-            raise ValueError("maps, template, train_starts and held_starts are for the family modular")
-        if self.maps and "{name" not in self.template:
-            raise ValueError("named maps need a template with {name}")
-        if not all(0 <= x < self.modulus for x in (*self.train_starts, *self.held_starts)):
-            raise ValueError("a start lies between 0 and the modulus less one")
+        if self.family not in WHOLE and (self.maps or self.template or self.train_starts or self.held_starts):
+            raise ValueError("maps, template, train_starts and held_starts are for the families modular and digits")
+        if bool(self.maps) != ("{name" in self.template):
+            raise ValueError("named maps need a template with {name}, and such a template named maps")
+        for name, parts in self.maps.items():
+            if not self._is_map(parts):
+                raise ValueError(
+                    f"{name}: {list(parts)} is no map of {self.family}; see the key `maps` in docs/suites.md"
+                )
+        if self.family in WHOLE and not all(0 <= x < self.starts for x in (*self.train_starts, *self.held_starts)):
+            raise ValueError(f"a start lies between 0 and {self.starts - 1}")
         try:
-            self.template.format(name="n", x=0, a=1, b=1, m=self.modulus, d=1)
+            self.template.format(name="n", x=0, d=1)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise ValueError(f"the template cannot be filled in: {error}") from error
         return self
 
+    def _is_map(self, parts: tuple[int, ...]) -> bool:
+        if self.family == "modular":
+            return len(parts) == 2
+        digits = all(0 <= part <= 9 for part in parts[1:])
+        return len(parts) in (2, 4) and 0 <= parts[0] < self.width and digits
+
+    @property
+    def size(self) -> int:
+        """What the numbers of a whole family are bounded by: the modulus or the width."""
+        return self.modulus if self.family == "modular" else self.width
+
+    @property
+    def starts(self) -> int:
+        """Starts of a whole family."""
+        return starts(self.family, self.size)
+
     @property
     def places(self) -> int:
         """Decimals of an answer."""
-        return 0 if self.family == "modular" else self.digits
+        return 0 if self.family in WHOLE else self.digits
 
 
 class NumericIteration:
@@ -90,10 +126,10 @@ class NumericIteration:
         deck = Deck("numeric_iteration")
         splits: dict[Split, list[Example]] = {}
         for split in ("test", "confirm", "search", "train"):
-            starts = options.train_starts if split == "train" else options.held_starts
-            splits[split] = deck.take(_rows(rng, options, starts, split), getattr(sizes, split), split)
+            allowed = options.train_starts if split == "train" else options.held_starts
+            splits[split] = deck.take(_rows(rng, options, allowed, split), getattr(sizes, split), split)
         splits["variant"] = deck.take(_variants(rng, options, splits["test"]), sizes.variant, "variant")
-        unit = 0.5 if options.family == "modular" else 10.0**-options.digits
+        unit = 0.5 if options.family in WHOLE else 10.0**-options.digits
         grader = build_grader(NumericGrader(type="numeric", absolute=unit, relative=0.0, which="last"))
         return SuiteData(splits, grader, skill=document(options.family))
 
@@ -112,24 +148,24 @@ def document(family: Family) -> str:
     )
 
 
-def _rows(rng: random.Random, options: Options, starts: tuple[int, ...], split: Split) -> Iterator[Example]:
+def _rows(rng: random.Random, options: Options, allowed: tuple[int, ...], split: Split) -> Iterator[Example]:
     """Endless rows, depths in turn so that every depth is as frequent as it is listed."""
     number = 0
     while True:
         depth = options.depths[number % len(options.depths)]
-        yield _example(_problem(rng, options, starts, depth), depth, options, f"{split}-{number:05d}", None, "")
+        yield _example(_problem(rng, options, allowed, depth), depth, options, f"{split}-{number:05d}", None, "")
         number += 1
 
 
-def _problem(rng: random.Random, options: Options, starts: tuple[int, ...], depth: int) -> Problem:
+def _problem(rng: random.Random, options: Options, allowed: tuple[int, ...], depth: int) -> Problem:
     """A problem whose values stay apart up to one step after `depth`. Raises `SuiteError` when none is found."""
     for _ in range(_TRIES):
-        problem = draw(options.family, rng, options.modulus)
-        if options.family == "modular":
-            a, b, m, x = problem.givens
-            name = rng.choice(sorted(options.maps)) if options.maps else ""
-            a, b = options.maps.get(name, (a, b))
-            problem = Problem("modular", (a, b, m, rng.choice(starts) if starts else x), name)
+        problem = draw(options.family, rng, options.size)
+        if options.maps:
+            name = rng.choice(sorted(options.maps))
+            problem = named(options.family, name, options.maps[name], options.size, problem.givens[-1])
+        if allowed:
+            problem = replace(problem, givens=(*problem.givens[:-1], rng.choice(allowed)))
         if apart(problem.values(depth + 1), options.places):
             return problem
     raise SuiteError(
@@ -139,10 +175,9 @@ def _problem(rng: random.Random, options: Options, starts: tuple[int, ...], dept
 
 def _example(problem: Problem, depth: int, options: Options, name: str, parent: str | None, variant: str) -> Example:
     values = problem.values(depth + 1)
-    shown = [written(value, options.places) for value in values]
+    shown = [written(value, options.places, problem.width) for value in values]
     if options.template:
-        a, b, m, x = problem.givens
-        prompt = options.template.format(name=problem.named, x=x, a=a, b=b, m=m, d=depth)
+        prompt = options.template.format(name=problem.named, x=problem.givens[-1], d=depth)
     else:
         prompt = problem.statement(depth, options.digits)
     return Example(
