@@ -267,8 +267,8 @@ def print_product(reports: dict[int, dict[str, Any]]) -> None:
                     "-" if probe["value"] is None else f"{probe['value']:.2f} [{probe['low']:.2f}, {probe['high']:.2f}]"
                 )
 
-            details = (profile.get("depth_slope_text") or {}).get("details") or {}
-            deepest = details.get("at_deepest")
+            under = profile.get("depth_slope_text") or {}
+            deepest = under.get("at_deepest")
             cells = [
                 seed,
                 name,
@@ -278,7 +278,7 @@ def print_product(reports: dict[int, dict[str, Any]]) -> None:
                 shown("text_score"),
                 shown("depth_slope"),
                 shown("depth_slope_text"),
-                "-" if deepest is None else f"{deepest:.2f} at {details['deepest']:.0f}",
+                "-" if deepest is None else f"{deepest:.2f} at {under['deepest']:.0f}",
             ]
             print("| " + " | ".join(map(str, cells)) + " |")
 

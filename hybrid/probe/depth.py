@@ -152,8 +152,11 @@ def _end(likelihood: _Penalised, slope: float, bar: float, far: float) -> float:
 def probe_depth(context: ProbeContext, base: Measurement, text: str) -> dict[str, ProbeResult]:
     """`depth_slope` of `base`, and `depth_slope_text` of the best `text` ("" when there is none to try).
 
-    Both are logits of accuracy lost per step, over the examples that every probe shares and whose metadata carry `depth`.
+    Both are logits of accuracy lost per step, over the examples that every probe shares and whose metadata carry `depth`;
+    none at all where no example does.
     """
+    if all(depth_of(example) is None for example in context.examples):
+        return {}
     results = {"depth_slope": _result(context.examples, base)}
     if not text.strip():
         results["depth_slope_text"] = absent("no text to try")

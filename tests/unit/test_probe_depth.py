@@ -122,14 +122,19 @@ def test_both_slopes_come_from_answers_that_were_paid_for_already(tmp_path: Path
     assert text.details["at_deepest"] > 0.9  # type: ignore[operator]
 
 
-def test_without_depths_or_text_it_says_why(tmp_path: Path) -> None:
-    c, _ = context(tmp_path, capability(search=40))
-    found = probe_depth(c, c.measure(), "step")
-    assert found["depth_slope"].value is None
-    assert "0 examples of 0 depths" in found["depth_slope"].note
-    assert found["depth_slope_text"].note == found["depth_slope"].note
+def test_where_nothing_can_be_fitted_it_says_why(tmp_path: Path) -> None:
     deep, _ = context(tmp_path / "deep", with_depths(capability(search=40)))
     assert probe_depth(deep, deep.measure(), " ")["depth_slope_text"].note == "no text to try"
+    few, _ = context(tmp_path / "few", with_depths(capability(search=12)))
+    found = probe_depth(few, few.measure(), "step")
+    assert found["depth_slope"].value is None
+    assert "12 examples of 4 depths" in found["depth_slope"].note
+    assert found["depth_slope_text"].note == found["depth_slope"].note
+
+
+def test_rows_without_depths_are_not_spoken_of(tmp_path: Path) -> None:
+    c, _ = context(tmp_path, capability(search=40))
+    assert probe_depth(c, c.measure(), "step") == {}
 
 
 def test_a_profile_holds_both(tmp_path: Path) -> None:
