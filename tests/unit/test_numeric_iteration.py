@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from hybrid.capability.suites.base import SuiteData, SuiteError
 from hybrid.capability.suites.numeric_iteration import SUITE, Options
-from hybrid.capability.suites.numeric_steps import FAMILIES, Problem, written
+from hybrid.capability.suites.numeric_steps import FAMILIES, Problem, named, written
 from hybrid.capability.types import SPLITS
 from hybrid.config.schema import SuiteSizes
 
@@ -156,3 +158,13 @@ def test_hostile_completions_score_below_one(completion: str) -> None:
     made = built()
     row = next(r for r in made.splits["test"] if r.reference not in ("82", "83"))
     assert made.grader.grade(completion, row).value < 1.0
+
+
+def test_the_numeric_dialect_means_what_the_suite_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bench trains on answers of the dialect and grades with those of the suite."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "scripts"))
+    numeric = importlib.import_module("numeric_language")
+    for chosen in numeric.MAPS.values():
+        for x in ("375", "008", "989"):
+            expected = [int(v) for v in named("digits", chosen.name, chosen.givens, numeric.WIDTH, int(x)).values(4)]
+            assert [int(v) for v in chosen.values(x, 4)] == expected
