@@ -11,6 +11,7 @@ SUITES: dict[str, str] = {
     "function_calling": f"{_HERE}.function_calling:SUITE",
     "givens": f"{_HERE}.givens:SUITE",
     "items": f"{_HERE}.items:SUITE",
+    "numeric_iteration": f"{_HERE}.numeric_iteration:SUITE",
     "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
     "routes": f"{_HERE}.routes:SUITE",
 }
