@@ -21,8 +21,10 @@ from hybrid.errors import AdapterError, BudgetExhausted, ConfigError, EndpointEr
 from hybrid.pipeline.plan import plan
 from hybrid.pipeline.run import run
 from hybrid.pipeline.text_only import text_arms, text_route
+from hybrid.pipeline.transfer import transfer_to
 from hybrid.report.schema import load_report
 from hybrid.router.route import Route
+from hybrid.serve.export import card
 from hybrid.store.records import RecordLog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -207,6 +209,20 @@ def test_the_same_run_again_asks_nothing(finished: tuple[World, Sequence[dict[st
     assert path.read_bytes() == before
     keys = [row["key"] for file in (path.parents[1] / "rollouts").glob("*.jsonl") for row in RecordLog(file).read()]
     assert max(Counter(keys).values()) == 1 and len(keys) == len(asked)
+
+
+def test_its_documents_are_taken_to_another_name_at_the_endpoint(
+    finished: tuple[World, Sequence[dict[str, Any]], Path],
+) -> None:
+    world, _, path = finished
+    port = int(world.load().config.backend.url.rpartition(":")[2].removesuffix("/v1"))
+    with LoopbackEndpoint(Served(make_world(world.folder.parent / "again")), port=port) as server:
+        options: dict[str, Any] = {"everything": False, "overrides": (), "on_event": silent}
+        report, _ = transfer_to(path.parents[1], "other", {}, **options)
+        assert {payload["model"] for payload in server.requests} == {"other"}
+    codes = next(entry for entry in report.capabilities if entry.name == "codes")
+    assert codes.verdict is not None and report.model.path.endswith(" other")
+    assert "0 parameters" not in card(load_report(path))
 
 
 def test_routes_and_arms_without_weights() -> None:
