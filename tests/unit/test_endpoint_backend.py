@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from scripted_world import TRUTH, World, make_world
 
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.doctor import examine
-from hybrid.backends.endpoint_backend import EndpointBackend, Pace
+from hybrid.backends.endpoint_backend import EndpointBackend, Pace, at_once
 from hybrid.backends.scripted import ScriptedBackend
 from hybrid.config.loader import inspect_config, load_config
 from hybrid.config.schema import ModelConfig, OpenAIBackendConfig
@@ -110,6 +112,31 @@ def test_an_endpoint_that_fails_ends_the_call_and_the_rest_is_not_asked() -> Non
         with pytest.raises(EndpointError, match="HTTP 401"):
             built(server.url, concurrency=1).generate(questions(50), GREEDY, None)
         assert len(server.requests) <= 2
+
+
+def test_an_error_is_not_held_up_by_calls_under_way() -> None:
+    began = time.monotonic()
+    with LoopbackEndpoint(lambda payload: "fine", ["slow:30", "401"]) as server:
+        with pytest.raises(EndpointError, match="HTTP 401"):
+            built(server.url, concurrency=2).generate(questions(3), GREEDY, None)
+        assert time.monotonic() - began < 20
+
+
+def test_as_many_at_once_as_configured_and_no_more() -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def call(number: int) -> int:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.01)
+        with lock:
+            under_way -= 1
+        return -number
+
+    assert at_once(call, range(20), 3) == [-n for n in range(20)]
+    assert most == 3
 
 
 def test_an_adapter_is_refused(tmp_path: Path) -> None:
