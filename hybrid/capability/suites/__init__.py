@@ -12,5 +12,6 @@ SUITES: dict[str, str] = {
     "items": f"{_HERE}.items:SUITE",
     "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
     "routes": f"{_HERE}.routes:SUITE",
+    "style": f"{_HERE}.style:SUITE",
 }
 """Name -> `module:object`; the object is a `hybrid.capability.suites.base.Suite`."""
