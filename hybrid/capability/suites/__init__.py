@@ -8,8 +8,10 @@ from __future__ import annotations
 _HERE = "hybrid.capability.suites"
 SUITES: dict[str, str] = {
     "facts": f"{_HERE}.facts:SUITE",
+    "function_calling": f"{_HERE}.function_calling:SUITE",
     "givens": f"{_HERE}.givens:SUITE",
     "items": f"{_HERE}.items:SUITE",
+    "numeric_iteration": f"{_HERE}.numeric_iteration:SUITE",
     "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
     "routes": f"{_HERE}.routes:SUITE",
     "style": f"{_HERE}.style:SUITE",
