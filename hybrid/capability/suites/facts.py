@@ -34,6 +34,7 @@ class Options(Asking):
     """Which facts, and how they are dealt."""
 
     table: Table = "fictional"
+    """What is asked about: countries, chemical elements, or invented towns."""
     relation: str | None = None
     """countries: capital, currency, region. elements: symbol, number. fictional: warden, founded. Default: the first."""
     facts: int | None = Field(default=None, ge=4)

@@ -46,6 +46,7 @@ class Options(Asking):
     """Which house style."""
 
     task: Task = "card"
+    """The house style."""
     told: bool = False
     """The prompt states the rule. Otherwise only a document or a training can."""
     score: Literal["all", "share"] = "all"
