@@ -1,6 +1,7 @@
-"""`python -m hybrid.capability.suites [NAME ...]` prints what the suites are: docs/suites.md holds its output.
+"""`python -m hybrid.capability.suites [NAME ... | all]` prints what the suites are; docs/suites.md holds what `all` prints.
 
-Without names: a table of all suites. With names: their options and one row of each. Does not: need a configuration.
+Without names: a table of all suites. With names: their options, and a test row and a variant of each.
+Does not: need a configuration.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from hybrid.capability.suites import SUITES
+from hybrid.capability.suites.asking import Asking
 from hybrid.capability.suites.base import Suite, SuiteError, require
 from hybrid.capability.suites.load import named_suite
+from hybrid.capability.suites.twinned import Twinned
 from hybrid.config.schema import SuiteSizes
 from hybrid.config.shape import default_of, expected, strip
+from hybrid.config.suggest import did_you_mean
 
 _LONGEST = 600
+_ALL = "most suites"
+_PROBLEMS = "problems that lose an element"
 _SMALL = SuiteSizes(train=8, search=4, confirm=4, test=12, variant=4)
 
 
@@ -32,12 +38,16 @@ def table() -> Iterator[str]:
         yield f"| `{name}` | {about.measures} | {about.source} | {about.licence} | {needs} |"
 
 
-def options_of(suite: Suite) -> Iterator[str]:
-    """A row of Markdown per option, in the order in which they are written."""
-    model: type[BaseModel] = suite.options
+def options_of(model: type[BaseModel], without: type[BaseModel] | None = None) -> Iterator[str]:
+    """A row of Markdown per option in the order in which they are written; those of the model `without` are left out."""
+    shared = set(without.model_fields) if without is not None else set()
+    if shared == set(model.model_fields):
+        return
     yield "| option | default | what |"
     yield "|---|---|---|"
     for name, field in model.model_fields.items():
+        if name in shared:
+            continue
         shape = strip(field.annotation, field)
         default = default_of(shape).strip("'") or _in_short(field.default)
         what = " ".join((field.description or "").split())
@@ -68,20 +78,33 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def described(name: str) -> Iterator[str]:
+    """The section of one suite."""
+    suite = named_suite(name)
+    shared: type[BaseModel] | None = next((base for base in (Twinned, Asking) if issubclass(suite.options, base)), None)
+    yield f"### {name}"
+    yield ""
+    yield from options_of(suite.options, shared)
+    if shared is not None:
+        both = f"{_ALL} and {_PROBLEMS}" if shared is Twinned else _ALL
+        yield f"\nAlso the options of {both}."
+    yield "\n```json"
+    yield from example_of(suite, name)
+    yield "```"
+
+
 def main(names: list[str]) -> int:
     """Print the table, or the named suites."""
-    if not names:
+    if not names or names == ["all"]:
         print("\n".join(table()))
-        return 0
-    for name in names:
-        try:
-            suite = named_suite(name)
-        except SuiteError as error:
-            print(f"{error}; {error.fix}", file=sys.stderr)
+    if names == ["all"]:
+        print(f"\n### Options of {_ALL}\n\n" + "\n".join(options_of(Asking)))
+        print(f"\n### Options of {_PROBLEMS}\n\n" + "\n".join(options_of(Twinned, Asking)))
+    for name in sorted(SUITES) if names == ["all"] else names:
+        if name not in SUITES:
+            print(did_you_mean(name, SUITES, "the suites are"), file=sys.stderr)
             return 2
-        print(f"### `{name}`\n")
-        print("\n".join(options_of(suite)))
-        print("\n```json\n" + "\n".join(example_of(suite, name)) + "\n```\n")
+        print("\n" + "\n".join(described(name)))
     return 0
 
 
