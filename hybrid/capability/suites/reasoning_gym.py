@@ -31,6 +31,7 @@ from hybrid.config.schema import SuiteSizes
 from hybrid.config.suggest import did_you_mean
 
 _NO_GOLD = "its rows hold no answer that its own scorer accepts"
+_UNSTABLE = "the same seed gives other rows in another process"
 REFUSED: dict[str, str] = {
     "boxnet": _NO_GOLD,
     "codeio": "it runs code that a language model wrote, to make its rows",
@@ -38,28 +39,29 @@ REFUSED: dict[str, str] = {
     "game_of_life_halting": "its scorer accepts any text for some rows",
     "graph_color": _NO_GOLD,
     "intermediate_integration": "its scorer evaluates the answer as a program, whatever the answer is",
+    "isomorphic_strings": _UNSTABLE,
+    "knight_swap": _UNSTABLE,
+    "list_functions": _UNSTABLE,
+    "polynomial_multiplication": _UNSTABLE,
     "propositional_logic": _NO_GOLD,
+    "ransom_note": _UNSTABLE,
     "rubiks_cube": _NO_GOLD,
     "rush_hour": _NO_GOLD,
     "simple_integration": "its scorer evaluates the answer as a program, whatever the answer is",
+    "word_ladder": _UNSTABLE,
 }
 """Generator -> why it is not offered."""
 _WORDS = re.compile(r"[\w\s.,'\"\[\]_-]*")
 _FORMS: dict[str, re.Pattern[str]] = {
     "countdown": re.compile(r"(?!.*\*\s*\*)(?!.*\d{9})[0-9+*/()\s-]{0,200}", re.DOTALL),
     "puzzle24": re.compile(r"(?!.*\*\s*\*)(?!.*\d{9})[0-9+*/()\s-]{0,200}", re.DOTALL),
-    "polynomial_multiplication": re.compile(
-        r"(?!.*\*\s*\*\s*(?!\d))(?!.*\*\s*\*\s*\d{3})(?!.*\*\s*\*\s*\d+\s*\*\s*\*)(?!.*\d{9})(?!.*\w\s*\()(?!.*[a-zA-Z]\w)"
-        r"(?!.*\)\s*\*\s*\*)[0-9a-zA-Z+*()\s-]{0,400}",
-        re.DOTALL,
-    ),
     "binary_matrix": _WORDS,
     "n_queens": _WORDS,
     "spiral_matrix": _WORDS,
     "string_insertion": _WORDS,
 }
-"""Generators whose scorer evaluates the completion -> what may be evaluated. Without calls, powers of powers and attribute names
-nothing of it can do harm: `_WORDS` holds no parentheses."""
+"""Generators whose scorer evaluates the completion -> what may be evaluated. Without calls, and with short numbers that are
+never raised to a power, it can do no harm."""
 _SCORER_ERRORS = (
     ArithmeticError,
     AssertionError,
