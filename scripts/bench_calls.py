@@ -6,14 +6,15 @@ A seed is a world of tools (`tool_world.py`): 120 to train on and 40 to test on,
 fine-tune all weights of the reference model, with the same optimiser and as many tokens (prompts and answers), so as many steps:
 
     umbrella            the rows as whole calls, pass after pass
-    seven tasks         the same rows, one pass over their seven renderings (whole calls are a quarter of the tokens, roughly)
+    seven tasks         the same rows, one pass over their seven renderings (whole calls are a fifth of the tokens)
     umbrella, fresh     whole calls of new rows over the same tools, none twice: what more data would have done
 
-All are asked for whole calls. A sequence is a library and eight questions over it, as in the model's own training; in `seven tasks`
-neighbouring questions are rendered as different tasks, and no sequence holds two renderings of one row. Greedy answers; a call
-is graded by its syntax tree (`hybrid.capability.graders`). Intervals are 95 %: by example within seeds' clusters for exact calls,
-over seeds (Student) for rates. The loop is the script's own: the project's trainer takes one answer a sequence, which
-would make a seed five times as dear. A run resumes: a json per seed and arm in --out.
+All are asked for whole calls. A sequence is a library and four questions over it, as in the model's own training; in `seven
+tasks` neighbouring questions are rendered as different tasks, and no sequence holds two renderings of one row. Greedy answers; a
+call is graded by its syntax tree (`hybrid.capability.graders`). Intervals are 95 %: over seeds (Student), paired by seed for
+differences, and for exact calls also paired by example over all seeds. The loop is the script's own: the project's trainer takes
+one answer a sequence, and reading the library for every answer makes a seed more than twice as dear. A run resumes: a json per
+seed and arm in --out.
 
 Does not: use BFCL (the reference model has no English), probe, place or ship.
 """
@@ -27,7 +28,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import combinations, count
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -45,11 +46,13 @@ from hybrid.store.atomic import write_json
 
 ARMS = ("umbrella", "seven tasks", "umbrella, fresh")
 SEEN, UNSEEN, UNSEEN_WISHES = 120, 40, 20
-QUESTIONS = 8
+QUESTIONS = 4
 """Questions over one library in one sequence."""
 STEP_TOKENS = 700
 """Least tokens of an optimiser step."""
 RATE = 2e-3
+TOKENS = 120_000
+LIBRARIES = 200
 TEST = {"unseen": 160, "seen": 48}
 MOST_TOKENS = 40
 GRADER = build_grader(FunctionCallGrader(type="function-call"))
@@ -256,32 +259,30 @@ def over_seeds(values: Sequence[float], sign: bool = False) -> str:
     return f"{mean:{plus}.3f} [{mean - half:{plus}.3f}, {mean + half:{plus}.3f}]"
 
 
-def report(found: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
+def report(found: Mapping[int, Mapping[str, Mapping[str, Any]]], arms: Sequence[str]) -> str:
     """The tables."""
-    by_arm = {arm: [rates(f[arm]) for f in found.values()] for arm in ARMS}
-    names = list(next(iter(by_arm.values()))[0])
+    by_arm = {arm: [rates(f[arm]) for f in found.values()] for arm in arms}
+    first, second = arms[0], arms[1]
     out = [f"Seeds: {', '.join(map(str, found))}. Libraries of {LIBRARY} tools.", ""]
-    out += ["| unseen tools | " + " | ".join(ARMS) + " | seven tasks minus umbrella |", "|---" * (len(ARMS) + 2) + "|"]
-    for name in names:
-        cells = [over_seeds([r[name] for r in by_arm[arm]]) for arm in ARMS]
-        difference = [b[name] - a[name] for a, b in zip(by_arm["umbrella"], by_arm["seven tasks"], strict=True)]
-        out.append(f"| {name} | " + " | ".join(cells) + f" | {over_seeds(difference, True)} |")
+    out += [f"| unseen tools | {' | '.join(arms)} | {second} minus {first} |", "|---" * (len(arms) + 2) + "|"]
+    for name in by_arm[first][0]:
+        cells = [over_seeds([r[name] for r in by_arm[arm]]) for arm in arms]
+        difference = [b[name] - a[name] for a, b in zip(by_arm[first], by_arm[second], strict=True)]
+        out.append(f"| {name} | {' | '.join(cells)} | {over_seeds(difference, True)} |")
     for what in ("tokens", "answer_tokens", "steps"):
-        cells = [f"{fmean(f[arm]['cost'].get(what, 0) for f in found.values()):,.0f}" for arm in ARMS]
-        out.append(f"| {what.replace('_', ' ')} of training | " + " | ".join(cells) + " | |")
+        cells = [f"{fmean(f[arm]['cost'][what] for f in found.values()):,.0f}" for arm in arms]
+        out.append(f"| {what.replace('_', ' ')} of training | {' | '.join(cells)} | |")
     out.append("")
-    for one, other in (
-        ("seven tasks", "umbrella"),
-        ("umbrella, fresh", "umbrella"),
-        ("seven tasks", "umbrella, fresh"),
-    ):
+    for other, one in combinations(arms, 2):
         pairs = [
-            (float(b["exact"]), float(a["exact"]), seed)
-            for seed, f in found.items()
+            (float(b["exact"]) - float(a["exact"]))
+            for f in found.values()
             for a, b in zip(f[other]["test"]["unseen"], f[one]["test"]["unseen"], strict=True)
         ]
-        interval = paired_interval([p[0] - p[1] for p in pairs])
-        out.append(f"Exact call, {one} minus {other}, paired by example over all seeds: {interval}.")
+        d = paired_interval(pairs)
+        out.append(
+            f"Exact call, {one} minus {other}, paired by example: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}], n {len(pairs)}."
+        )
     return "\n".join(out)
 
 
@@ -289,18 +290,21 @@ def main() -> None:
     """Every seed and arm, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("0-4"))
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=ARMS, help="two or three; a first pair can be finished before"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/calls"))
-    parser.add_argument("--tokens", type=int, default=100_000, help="of each arm's training")
-    parser.add_argument("--libraries", type=int, default=100, help="with eight rows each, which two arms share")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of each arm's training")
+    parser.add_argument("--libraries", type=int, default=LIBRARIES, help="with four rows each, which two arms share")
     args = parser.parse_args()
     found: dict[int, dict[str, dict[str, Any]]] = {}
     for seed in args.seeds:
         found[seed] = {}
-        for arm in ARMS:
+        for arm in args.arms:
             found[seed][arm] = run_arm(arm, seed, args.out, args.tokens, args.libraries)
             line = {k: round(v, 3) for k, v in rates(found[seed][arm]).items()}
             print(seed, arm, found[seed][arm]["cost"], found[seed][arm]["cpu_seconds"], line, flush=True)
-    print(report(found))
+    print(report(found, args.arms))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 from reference_language import LETTERS, NAMES, VALUE_CHARACTERS
 
-SHAPES = {"single": 0.35, "parallel": 0.12, "chaining": 0.2, "nested": 0.13, "irrelevant": 0.2}
+SHAPES = {"single": 0.45, "parallel": 0.1, "chaining": 0.15, "nested": 0.1, "irrelevant": 0.2}
 TASKS = ("call", "name", "parameters", "next", "response")
 """Renderings of a row. `call` is the umbrella, and what nested, chaining and parallel ask on rows of their shape."""
 NOTHING = "-"
@@ -113,7 +113,7 @@ def make_tools(rng: random.Random, seen: int, unseen: int, unseen_wishes: int) -
     names = rng.sample(sorted(codes), seen + unseen)
 
     def tools(names: Sequence[str], wishes: Sequence[str]) -> list[Tool]:
-        return [Tool(rng.choice(wishes), n, tuple(rng.sample(LETTERS, rng.choice((1, 2, 2))))) for n in names]
+        return [Tool(rng.choice(wishes), n, tuple(rng.sample(LETTERS, rng.choice((1, 2))))) for n in names]
 
     return tools(names[:seen], wishes[unseen_wishes:]), tools(names[seen:], wishes[:unseen_wishes])
 
