@@ -19,8 +19,7 @@ from hybrid.capability.graders.judge import UnboundJudge
 from hybrid.capability.graders.text import fold, quote
 from hybrid.capability.hf import read_hf
 from hybrid.capability.rows import EXAMPLE_ROW, ProblemList, Row, read_rows, split_rows
-from hybrid.capability.suites.base import SuiteData
-from hybrid.capability.suites.load import read_suite
+from hybrid.capability.suites.load import Offered, read_suite
 from hybrid.capability.types import SPLITS, Capability, Example, Grader, Split
 from hybrid.config.schema import CapabilityConfig, JsonlSource, SuiteSource
 from hybrid.errors import Problem
@@ -66,7 +65,7 @@ def load_capability(
         splits={s: _limited([r.example for r in rows.get(s, [])], config, s, seed) for s in SPLITS},
         grader=accepting(grader, config.abstain),
         seed_skill=suite.skill if suite is not None and skill is None else skill,
-        declared_kind=config.kind,
+        declared_kind=config.kind or (suite.kind if suite is not None else None),
         oracle=suite.oracle if suite is not None else None,
         places={(split, row.example.id): (row.file, row.line) for split, row in split_rows(rows)},
     )
@@ -151,7 +150,7 @@ def check_hygiene(rows: Mapping[Split, list[Row]], problems: ProblemList) -> Non
 
 def _read_source(
     config: CapabilityConfig, key: str, resolve: Callable[[str], Path], seed: int, problems: ProblemList
-) -> tuple[dict[Split, list[Row]], SuiteData | None]:
+) -> tuple[dict[Split, list[Row]], Offered | None]:
     """The rows, and what a suite brings besides them."""
     source = config.source
     if isinstance(source, JsonlSource):

@@ -22,6 +22,7 @@ Does not: know any suite (the registry does), read the configuration (`load` doe
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hybrid.capability.graders.text import fold
-from hybrid.capability.types import Example, Grader, Split
+from hybrid.capability.types import Example, Grader, Kind, Split
 from hybrid.config.schema import Section, SuiteSizes
 from hybrid.errors import HybridError
 
@@ -47,23 +48,34 @@ class SuiteError(HybridError):
         self.key, self.fix = key, fix
 
 
+def require(module: str, install: str, who: str) -> None:
+    """Raise `SuiteError` when a module is not installed. Imports nothing."""
+    if importlib.util.find_spec(module) is None:
+        raise SuiteError("name", f"{who} needs {module}, which is not installed", install)
+
+
 @dataclass(frozen=True)
 class About:
     """What a suite measures, where its rows come from, and under which licence they may be used.
 
-    `needs` are modules that have to be installed, each with the line that installs it.
+    `needs` are modules that have to be installed, each with the line that installs it. `kind` is what the suite's author takes
+    it for, where the configuration declares none; it is compared with what is measured, never trusted.
     """
 
     measures: str
     source: str
     licence: str
     needs: Mapping[str, str] | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
 class SuiteData:
-    """The rows of every split (all but `variant` must hold some), how they are judged unless the configuration says otherwise,
-    and the texts that the suite knows for them: a seed document (a whole SKILL.md) and an oracle text, both optional."""
+    """What a suite makes.
+
+    Every split but `variant` must hold rows. `grader` judges them unless the configuration names another. `skill` is a seed
+    document (a whole SKILL.md) and `oracle` a text that holds what the rows need, where the suite knows any.
+    """
 
     splits: Mapping[Split, list[Example]]
     grader: Grader
@@ -139,6 +151,11 @@ def slug(*parts: object) -> str:
     """An id from words and numbers: `slug("sum", "2 + 3")` is `sum-2-3`. At most 120 characters, ASCII."""
     text = "-".join(str(part) for part in parts).lower()
     return re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:120]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: a long list of names that can be read."""
+    return tuple(text.split())
 
 
 def numbered(prefix: str, rows: Iterable[Example]) -> Iterable[Example]:

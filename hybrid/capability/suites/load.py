@@ -11,6 +11,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -19,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from hybrid.capability.rows import ProblemList, Row, row_mistakes
 from hybrid.capability.suites import SUITES
-from hybrid.capability.suites.base import IN_ORDER, Suite, SuiteData, SuiteError
-from hybrid.capability.types import SPLITS, Split
+from hybrid.capability.suites.base import IN_ORDER, Suite, SuiteData, SuiteError, require
+from hybrid.capability.types import SPLITS, Grader, Kind, Split
 from hybrid.config.problems import explain
 from hybrid.config.schema import SuiteSource
 from hybrid.config.shape import find
@@ -28,10 +29,20 @@ from hybrid.config.suggest import did_you_mean
 from hybrid.errors import Problem
 
 
+@dataclass(frozen=True)
+class Offered:
+    """What a suite brings besides rows; the configuration goes first in everything."""
+
+    grader: Grader
+    kind: Kind | None
+    skill: str | None
+    oracle: str | None
+
+
 def read_suite(
     source: SuiteSource, key: str, resolve: Callable[[str], Path], seed: int, problems: ProblemList
-) -> tuple[dict[Split, list[Row]], SuiteData | None]:
-    """The rows of every split and what the suite said besides; mistakes go to `problems`, below the config key `key`."""
+) -> tuple[dict[Split, list[Row]], Offered | None]:
+    """The rows of every split and what the suite brings besides; mistakes go to `problems`, below the config key `key`."""
     label = source.name if source.name is not None else Path(str(source.path)).stem
     try:
         suite = load_suite(source, resolve)
@@ -39,7 +50,7 @@ def read_suite(
         if options is None:
             return {}, None
         made = _built(suite, options, source, seed)
-        return _rows(made, label, problems), made
+        return _rows(made, label, problems), Offered(made.grader, suite.about.kind, made.skill, made.oracle)
     except SuiteError as error:
         problems.add(Problem("config", 0, f"{key}.{error.key}", str(error), error.fix))
     return {}, None
@@ -48,7 +59,8 @@ def read_suite(
 def load_suite(source: SuiteSource, resolve: Callable[[str], Path]) -> Suite:
     """The suite of a section, everything it needs installed. Raises `SuiteError`."""
     suite = _own(resolve(source.path)) if source.path is not None else named_suite(str(source.name))
-    missing_packages(suite, source.name or str(source.path))
+    for module, install in (suite.about.needs or {}).items():
+        require(module, install, f"the suite {source.name or source.path!r}")
     return suite
 
 
@@ -58,13 +70,6 @@ def named_suite(name: str) -> Suite:
         raise SuiteError("name", f"there is no suite {name!r}", did_you_mean(name, SUITES, "the suites are"))
     module, _, attribute = SUITES[name].partition(":")
     return cast(Suite, getattr(importlib.import_module(module), attribute))
-
-
-def missing_packages(suite: Suite, name: str) -> None:
-    """Raise `SuiteError` when a module that the suite needs is not installed. Imports none of them."""
-    for module, install in (suite.about.needs or {}).items():
-        if importlib.util.find_spec(module) is None:
-            raise SuiteError("name", f"the suite {name!r} needs {module}, which is not installed", install)
 
 
 def checked_options(suite: Suite, options: dict[str, Any], key: str, problems: ProblemList) -> Any:
