@@ -5,14 +5,14 @@
     python scripts/bench_depth.py --seeds 0-4 --product           # `hybrid run` on shallow and deep capabilities
     python scripts/bench_depth.py --summary --figure docs/depth.svg
 
-Curves, d = 1 to 8 (`numeric_language.py`): of `@prev` the member never saw two steps, in either way of answering; each seed draws
-other rows and trains anew. Arms: at once; the document `form step.`, under which the member writes every step; at once
+Curves, d = 1 to 8 (`numeric_language.py`), mostly of `@next`, whose answers were practised equally at once and in steps. Each
+seed draws other rows and trains anew. Arms: at once; the document `form step.`, under which the member writes every step; at once
 after GRPO and after supervised training on d = 1 to 4 of other numbers (the last checkpoint of each). Beside it an operation
-whose answers at once were practised to d = 8 (`@next`), and a pair of operations as one step (`@rotl @prev`), which the member
-does not apply without error. b is the slope of `hybrid.probe.depth`.
+practised at once with d = 1 alone (`@prev`), one of which four steps are none (`@rotr`), and a pair of operations as one step
+that was not practised as a pair (`@prev @rotr`). b is the slope of `hybrid.probe.depth`.
 
-Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), seven steps that were practised
-(`recalled`), seven steps of `@prev` (`deep`) and of the pair (`deep-pair`).
+Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), `@rotr` (`periodic`), `@next`
+(`deep`) and the pair (`deep-pair`), the last three to d = 7.
 
 One JSON per seed in --out; a run resumes. Does not: train the member.
 """
@@ -56,9 +56,11 @@ ARMS = (
     "document",
     "at once, after GRPO",
     "at once, after SFT",
-    "practised operation, at once",
-    "pair, at once",
-    "pair, document",
+    "only single steps practised at once, at once",
+    "only single steps practised at once, document",
+    "periodic operation, at once",
+    "unpractised pair, at once",
+    "unpractised pair, document",
 )
 
 
@@ -124,13 +126,14 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
 
 
 def curve_world(folder: Path, member: Path, seed: int, method: str) -> LoadedConfig:
-    """`@prev` asked to depth 8 and trained to depth 4; a practised operation and a pair asked to depth 8."""
+    """`@next` asked to depth 8 and trained to depth 4; three other operations asked to depth 8."""
     deep = range(1, numeric.DEEPEST + 1)
     parts = [
-        capability("single", options(["@prev"], deep, seed), (8, 4, 4, 96, 0)),
-        capability("taught", options(["@prev"], range(1, 5), seed), (64, 4, 4, 4, 0)),
-        capability("practised", options(["@next"], deep, seed), (8, 4, 4, 96, 0)),
-        capability("pair", options(["@rotl @prev"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("next", options(["@next"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("taught", options(["@next"], range(1, 5), seed), (64, 4, 4, 4, 0)),
+        capability("prev", options(["@prev"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("rotr", options(["@rotr"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("pair", options(["@prev @rotr"], deep, seed), (8, 4, 4, 96, 0)),
     ]
     path = write_world(folder, f"depth-{seed}", member, seed, parts)
     return load_config(path, METHODS[method])
@@ -167,16 +170,18 @@ def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
             folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(loaded.config, loaded.root))
             session = open_session(loaded, folder, capabilities, backend, lambda kind, data: None)
             adapter = trained(session, parts["taught"], method)
-            single = parts["single"].splits["test"]
-            out[f"at once, after {method.upper()}"] = counts(session, parts["single"], single, "", adapter)
+            mine = parts["next"].splits["test"]
+            out[f"at once, after {method.upper()}"] = counts(session, parts["next"], mine, "", adapter)
             if method != "grpo":
                 continue
             for arm, name, text in (
-                ("at once", "single", ""),
-                ("document", "single", numeric.STEP_LINE),
-                ("practised operation, at once", "practised", ""),
-                ("pair, at once", "pair", ""),
-                ("pair, document", "pair", numeric.STEP_LINE),
+                ("at once", "next", ""),
+                ("document", "next", numeric.STEP_LINE),
+                ("only single steps practised at once, at once", "prev", ""),
+                ("only single steps practised at once, document", "prev", numeric.STEP_LINE),
+                ("periodic operation, at once", "rotr", ""),
+                ("unpractised pair, at once", "pair", ""),
+                ("unpractised pair, document", "pair", numeric.STEP_LINE),
             ):
                 out[arm] = counts(session, parts[name], parts[name].splits["test"], text, None)
     return out
@@ -187,10 +192,10 @@ def product_world(folder: Path, member: Path, seed: int) -> Path:
     deep = range(1, 8)
     sizes = (96, 64, 112, 112, 0)
     parts = [
-        capability("single-step", options(["@prev", "@rotl"], [1], seed), sizes),
-        capability("recalled", options(["@next"], deep, seed), sizes),
-        capability("deep", options(["@prev"], deep, seed), (*sizes[:4], 48)),
-        capability("deep-pair", options(["@rotl @prev"], deep, seed), sizes),
+        capability("single-step", options(["@next", "@prev"], [1], seed), sizes),
+        capability("periodic", options(["@rotr"], deep, seed), sizes),
+        capability("deep", options(["@next"], deep, seed), (*sizes[:4], 48)),
+        capability("deep-pair", options(["@prev @rotr"], deep, seed), sizes),
     ]
     return write_world(folder, f"depth-product-{seed}", member, seed, parts)
 

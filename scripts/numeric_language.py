@@ -9,7 +9,10 @@ suite `numeric_iteration`, which the reference model applies once without error.
 step d times can be told from recalling what d steps give:
 
 - `PRACTISED` operations: d = 1 to 8, in both ways of answering, with the same weights.
-- `SINGLE` operations: d = 1 alone, in both ways. Two steps of them were never seen: they have to be executed.
+- `SINGLE` operations: in steps as the others, at once with d = 1 alone. What two of their steps give at once was never seen: it
+  has to be executed.
+- `UNPRACTISED` pairs: one step of them is two operations that were practised, but not together. The member applies one now and
+  then, in the way that it learnt from the reference language.
 
 Does not: read files, train, or know of capabilities.
 """
@@ -62,8 +65,9 @@ def worked(slot: str, found: list[str]) -> str:
 
 def query(rng: random.Random, steps: bool, names: dict[str, str]) -> tuple[str, str]:
     """One training query and its answer, worked out or at once. `names` stand for practised operations."""
-    slot = rng.choice(PRACTISED if rng.random() < 0.65 else SINGLE)
-    depth = rng.choices(range(1, DEEPEST + 1), weights=DEPTH_WEIGHTS)[0] if slot in PRACTISED else 1
+    slot = rng.choice((*PRACTISED, *SINGLE))
+    deep = steps or slot in PRACTISED
+    depth = rng.choices(range(1, DEEPEST + 1), weights=DEPTH_WEIGHTS)[0] if deep else 1
     text = "".join(rng.sample(language.LETTERS, WIDTH))
     found = values(slot, text, depth)
     if slot in names:

@@ -2,7 +2,7 @@
 
     python scripts/train_numeric.py --out runs/numeric-member --log docs/numeric-member-training.log
 
-One step in six is the reference language, so that the member keeps it. Everything comes from the seed. The member is
+One step in four is the reference language, so that the member keeps it. Everything comes from the seed. The member is
 not shipped: it exists to show at which depth answers at once stop being right (`scripts/bench_depth.py`).
 
 Does not: train from scratch (`train_reference.py` does), or know of capabilities.
@@ -60,6 +60,7 @@ def evaluate(
             ("practised", numeric.PRACTISED[:4]),
             ("single", numeric.SINGLE[:2]),
             ("pairs", numeric.SINGLE[2:]),
+            ("unpractised", numeric.UNPRACTISED),
         ):
             for depth in (1, 2, 4, 8):
                 rows = []
@@ -81,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--start-from", type=Path, default=ROOT / "hybrid" / "assets" / "reference-model")
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument(
         "--queries", type=int, default=5, help="drawn per row worked out, twice as many at once; what fits is kept"
@@ -102,7 +103,7 @@ def train(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer: PreTrain
         rate = args.learning_rate * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        old = step % 6 == 5
+        old = step % 4 == 3
         ids, labels = batches.old() if old else batches.numeric()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
