@@ -59,9 +59,10 @@ def identity_config(config: dict[str, Any]) -> dict[str, Any]:
             section = section.get(key, {})
         section.pop(last, None)
     for capability in kept.get("capabilities", ()):
-        if capability["grader"]["type"] == "judge":
+        grader = capability["grader"]  # None where a suite brings its own
+        if grader is not None and grader["type"] == "judge":
             for key in JUDGE_COSTS:
-                capability["grader"].pop(key, None)
+                grader.pop(key, None)
     return kept
 
 
