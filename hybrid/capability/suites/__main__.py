@@ -1,7 +1,7 @@
 """`python -m hybrid.capability.suites [NAME ... | all]` prints what the suites are.
 
-Without names: a table of all suites. With names: their options, and a test row and a variant of each. `--write docs/suites.md` puts
-what `all` prints between the two marks of that page. Does not: need a configuration.
+Without names: a table of all suites. With names: their options, and a test row and a variant of each. `--write docs/suites.md`
+puts what `all` prints between the two marks of that page. Does not: need a configuration.
 """
 
 from __future__ import annotations
