@@ -12,7 +12,7 @@ once after GRPO on d = 1 to 4 of other numbers (the last checkpoint). Beside it 
 `hybrid.probe.depth`.
 
 Product: what the router attempts and recommends, from the probes alone (`hybrid probe`), with the same document as seed skill:
-single steps (`single-step`), `@next` to d = 7 (`deep`), the pair to d = 7 (`deep-pair`). With --whole `hybrid run`.
+single steps (`single-step`), `@next` to d = 7 (`deep`), the pair to d = 4 (`deep-pair`). With --whole `hybrid run`.
 
 One JSON per seed in --out; a run resumes. Does not: train the member.
 """
@@ -103,12 +103,12 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
         f"model: {{path: {json.dumps(str(member.absolute()))}, dtype: float32, device: cpu, threads: 1}}",
         "capabilities:",
         *(line for lines in capabilities for line in lines),
-        "skill: {epochs: 1, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 4}}",
+        "skill: {epochs: 1, batch: 8, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 1}}",
         "weights:",
         "  lora: {rank: 8, alpha: 16}",
         "  grpo: {steps: 40, prompts_per_step: 4, generations: 8, learning_rate: 0.0005}",
         "  checkpoint_every: 40",
-        "probe: {samples: 4, worked_examples: 0}",
+        "probe: {examples: 48, samples: 2, worked_examples: 0}",
         "gate: {ship: {minimum_effect: 0.15}}",
         f"seed: {seed}",
     ]
@@ -168,12 +168,12 @@ def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
 
 
 def product_world(folder: Path, member: Path, seed: int) -> Path:
-    """Single steps; seven steps that have to be executed; seven of a step that goes wrong now and then."""
-    deep, sizes = range(1, 8), (32, 64, 96, 96, 0)
+    """Single steps; seven steps that have to be executed; four of a step that goes wrong now and then."""
+    sizes = (32, 64, 96, 96, 0)
     parts = [
         capability("single-step", options(["@next", "@prev"], [1], seed), sizes),
-        capability("deep", options(["@next"], deep, seed), sizes),
-        capability("deep-pair", options(["@prev @rotr"], deep, seed), sizes),
+        capability("deep", options(["@next"], range(1, 8), seed), sizes),
+        capability("deep-pair", options(["@prev @rotr"], range(1, 5), seed), sizes),
     ]
     return write_world(folder, f"depth-product-{seed}", member, seed, parts)
 
