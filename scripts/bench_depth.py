@@ -38,12 +38,15 @@ from hybrid.backends.base import Adapter
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability, Example
 from hybrid.config.loader import LoadedConfig, load_config, resolved_json
+from hybrid.config.router import RouterConfig
 from hybrid.evidence.stats import wilson
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.run import run
 from hybrid.pipeline.session import Session, identity_fields, open_session
 from hybrid.pipeline.training import cache_folder, train_adapter
+from hybrid.probe.base import ProbeResult
 from hybrid.probe.depth import DepthFit, fit_depth
+from hybrid.router.route import route
 from hybrid.store.folder import RunFolder
 
 DOCUMENT = "---\nname: steps\ndescription: Write every value down.\n---\n" + numeric.STEP_LINE + "\n"
@@ -239,36 +242,41 @@ def print_curves(seeds: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     return curves
 
 
+def profile_of(found: dict[str, Any]) -> dict[str, ProbeResult]:
+    """The profile of a capability as the router reads it."""
+    known = set(ProbeResult.model_fields)
+    return {
+        name: ProbeResult(
+            **{k: v for k, v in probe.items() if k in known}, details={k: v for k, v in probe.items() if k not in known}
+        )
+        for name, probe in found["profile"].items()
+    }
+
+
+def shown(probe: ProbeResult | None) -> str:
+    """`0.97 [0.93, 0.99]`, or a dash."""
+    return "-" if probe is None or probe.value is None else f"{probe.value:.2f} [{probe.low:.2f}, {probe.high:.2f}]"
+
+
 def print_product(reports: dict[int, dict[str, Any]]) -> None:
-    """What the router chose, and on what measurement."""
+    """What the router attempts and recommends on the stored profiles, and what it looked at."""
     print(
-        "\n| seed | capability | placed | recommended | base | with text | b | b with text | fitted with text at the deepest |"
+        "\n| seed | capability | attempted | recommended | base | with text | b | b with text | fitted at the deepest |"
     )
     print("|---" * 9 + "|")
     for seed, report in reports.items():
         for name, found in report.items():
-            profile = found["profile"]
-
-            def shown(key: str, profile: dict[str, Any] = profile) -> str:
-                probe = profile.get(key) or {"value": None}
-                return (
-                    "-" if probe["value"] is None else f"{probe['value']:.2f} [{probe['low']:.2f}, {probe['high']:.2f}]"
-                )
-
-            said = found.get("route", found)  # `hybrid probe` has routes, `hybrid run` placements
-            reasons = said.get("reasons") or found.get("decision_trail") or []
-            under = profile.get("depth_slope_text") or {}
-            deepest = under.get("at_deepest")
+            profile = profile_of(found)
+            routed = route(profile, RouterConfig())
+            under = profile.get("depth_slope_text")
+            ends = under.details if under is not None else {}
             cells = [
                 seed,
                 name,
-                said["placement"],
-                said.get("recommendation") or ("tool" if any("recommended: a tool" in r for r in reasons) else "-"),
-                shown("base"),
-                shown("text_score"),
-                shown("depth_slope"),
-                shown("depth_slope_text"),
-                "-" if deepest is None else f"{deepest:.2f} at {under['deepest']:.0f}",
+                routed.placement,
+                getattr(routed, "recommendation", None) or "-",
+                *(shown(profile.get(key)) for key in ("base", "text_score", "depth_slope", "depth_slope_text")),
+                f"{ends['at_deepest']:.2f} at {ends['deepest']:.0f}" if "at_deepest" in ends else "-",
             ]
             print("| " + " | ".join(map(str, cells)) + " |")
 
