@@ -53,6 +53,7 @@ from hybrid.report.parts import (
     TrainingPoint,
 )
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
+from hybrid.report.parts_lifecycle import HistoryEntry, Moves
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -78,9 +79,11 @@ __all__ = [
     "Free",
     "GateVerdict",
     "Generality",
+    "HistoryEntry",
     "Kind",
     "LedgerTotals",
     "ModelFacts",
+    "Moves",
     "Number",
     "OrderPoint",
     "ParentRun",
@@ -135,6 +138,8 @@ class CapabilityReport(Part):
     generality: Generality | None = None
     """Null where no arm was judged with variants and nothing was watched."""
     flips: Flips = Flips()
+    history: tuple[HistoryEntry, ...] = ()
+    """Reviews and replaced bases that this capability went through, oldest first."""
     ledger: LedgerTotals
     artifacts: Artifacts
 
@@ -178,6 +183,8 @@ class Report(Part):
     capabilities: tuple[CapabilityReport, ...]
     router: RouterFacts
     schedule: Schedule | None
+    moves: Moves | None = None
+    """What a new base moved; null for a run that did not replace one."""
     warnings: tuple[Text, ...]
     provenance: Provenance
 
