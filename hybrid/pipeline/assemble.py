@@ -68,6 +68,9 @@ def assemble(
             regret=None,
             baselines=None,
         ),
+        gate=r.GateFacts(
+            **config.gate.ship.model_dump(include={"alpha", "minimum_effect", "multiplicity"}), family=len(adjusted)
+        ),
         schedule=schedule,
         moves=assemble_lifecycle.moves_of(session, outcomes),
         warnings=session.told(),

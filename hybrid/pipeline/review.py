@@ -182,9 +182,9 @@ def terms_of(session: Session, capability: Capability) -> Terms:
     """What the capability declares of its use."""
     settings = session.settings(capability)
     return Terms(
-        volatility=getattr(settings, "volatility", None),
-        calls_per_day=getattr(settings, "calls_per_day", None),
-        portable=bool(getattr(settings, "portable", False)),
+        volatility=settings.volatility,
+        calls_per_day=settings.calls_per_day,
+        portable=bool(settings.portable),
     )
 
 

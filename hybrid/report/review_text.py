@@ -121,8 +121,8 @@ def _lines(review: Review) -> Iterator[str]:
     yield ""
     yield (
         f"{len(review.changes)} of {len(review.capabilities)} placements should change. What ships was measured on `search` as "
-        f"it is now ({review.calls:,} completions); the sealed splits were not opened. Intervals are 95 %. These are proposals: the "
-        "gates of the run that carries them out decide."
+        f"it is now ({review.calls:,} completions); the sealed splits were not opened. Intervals are 95 %. These are proposals: "
+        "the gates of the run that carries them out decide."
     )
     yield ""
     yield from table(HEAD, [tuple(esc(cell, 1000) for cell in row) for row in _rows(review)])

@@ -77,6 +77,7 @@ __all__ = [
     "Flips",
     "Formats",
     "Free",
+    "GateFacts",
     "GateVerdict",
     "Generality",
     "HistoryEntry",
@@ -153,6 +154,15 @@ class RouterFacts(Part):
     baselines: dict[Text, Estimate] | None
 
 
+class GateFacts(Part):
+    """What the ship gate asked for. `family`: arms of all capabilities that were tested, over which p values are corrected."""
+
+    alpha: Share
+    minimum_effect: Share
+    multiplicity: Text
+    family: Count
+
+
 class ParentRun(Part):
     """The run that this one was forked from: it began with that one's answers and checkpoints."""
 
@@ -182,6 +192,7 @@ class Report(Part):
     ledger: LedgerTotals
     capabilities: tuple[CapabilityReport, ...]
     router: RouterFacts
+    gate: GateFacts | None = None
     schedule: Schedule | None
     moves: Moves | None = None
     """What a new base moved; null for a run that did not replace one."""
