@@ -1,14 +1,14 @@
 """The life of four placements, in worlds of the reference language: promoted, demoted, moved by a new base; each by the gates.
 
-    python scripts/bench_lifecycle.py --seeds 0-4        # what docs/lifecycle.md holds; about three minutes a seed on one core
+    python scripts/bench_lifecycle.py --seeds 0-4        # what docs/lifecycle.md holds
 
-For each seed one world of four capabilities: `facts-a` and `facts-b` (tables of facts), `rules` (named procedures) and `mark` (a
-procedure that no text can name). Then, with the product's own commands:
+For each seed one small world of three capabilities: `facts` (a table of facts), `rules` (named procedures) and `mark` (a procedure
+that no text can name). Then, with the product's own commands:
 
-1. `hybrid run`: texts for the first three, an adapter for the mark (fine-tuning);
-2. `hybrid review --apply`: all three texts are declared to be asked 50,000 times a day and nothing changed, so all are proposed
-   for promotion; the gates of the forked run decide (the rules' variants apply a rule twice, which an adapter does not learn);
-3. the facts of `facts-a` change, and `hybrid review --apply` again: its adapter is stale, the text is written anew;
+1. `hybrid run`: texts for the first two, an adapter for the mark (fine-tuning);
+2. `hybrid review --apply`: both texts are declared to be asked 50,000 times a day and nothing changed, so both are proposed for
+   promotion; the gates of the forked run decide (the rules' variants apply a rule twice, which an adapter does not learn);
+3. the facts change, and `hybrid review --apply` again: their adapter is stale, the text is written anew;
 4. a second base, into which the mark's adapter was merged: `hybrid replace`.
 
 One JSON per seed in --out; a seed that is there is read, and one that was interrupted goes on. Does not: look at a truth before
@@ -27,7 +27,7 @@ from typing import Any
 
 import reference_language as language
 from bench_worlds import seeds_of
-from make_world import GUESSED, Sizes, fact_rows, fill, operation_rows, procedural, vocabulary
+from make_world import Sizes, fact_rows, fill, operation_rows, vocabulary
 
 from hybrid.config.loader import load_config
 from hybrid.evidence.stats import mean_interval, wilson
@@ -36,18 +36,20 @@ from hybrid.pipeline.review import apply
 from hybrid.pipeline.run import run
 from hybrid.report.schema import Report, load_report
 
-SIZES = Sizes(train=64, search=64, confirm=96, test=96, variant=32)
+SIZES = Sizes(train=48, search=48, confirm=64, test=64, variant=24)
 CALLS_PER_DAY = 50_000
-NAMES = ("facts-a", "facts-b", "rules", "mark")
+NAMES = ("facts", "rules", "mark")
+OPERATIONS = ("@rev", "@rotl", "@next", "@prev")
+"""What the rules and the mark are drawn from, and what the proposer may try: a small vocabulary keeps a seed cheap."""
 STEPS = ("run", "promote", "demote", "replace")
 EXPECTED = (
-    ("promote", "facts-a", "weights", "a stable hot document is promoted (facts-a)"),
-    ("promote", "facts-b", "weights", "a stable hot document is promoted (facts-b)"),
+    ("promote", "facts", "weights", "a stable hot document is promoted (facts)"),
     ("promote", "rules", "skill", "an adapter whose variants are lost is refused, the text stays (rules)"),
-    ("demote", "facts-a", "skill", "facts that changed go back to text (facts-a)"),
-    ("demote", "facts-b", "weights", "facts that did not change stay (facts-b)"),
+    ("promote", "mark", "weights", "what nobody asked to change stays (mark)"),
+    ("demote", "facts", "skill", "facts that changed go back to text (facts)"),
     ("replace", "mark", "keep", "a base that knows the mark does without its adapter (mark)"),
-    ("replace", "facts-a", "skill", "the document carries over to the new base (facts-a)"),
+    ("replace", "facts", "skill", "the document carries over to the new base (facts)"),
+    ("replace", "rules", "skill", "the document carries over to the new base (rules)"),
 )
 
 
@@ -59,25 +61,38 @@ def write_rows(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
-def facts(seed: int, name: str, version: int) -> dict[str, list[dict[str, Any]]]:
-    """A table of four facts, asked in many ways. Another version has the same questions and other answers."""
-    rng = random.Random(f"life {seed} {name}")
-    names = rng.sample(language.NAMES, 4)
-    drawn = random.Random(f"life {seed} {name} {version}")
+def facts(seed: int, version: int) -> dict[str, list[dict[str, Any]]]:
+    """A table of three facts, asked in many ways. Another version has the same questions and other answers."""
+    rng = random.Random(f"life {seed} facts")
+    names = rng.sample(language.NAMES, 3)
+    drawn = random.Random(f"life {seed} facts {version}")
     table = {n: language.value(drawn) for n in names}
     make, vary = fact_rows(lambda split: table, "", "plain")
     return fill(rng, SIZES, make, vary)
 
 
+def rules(rng: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """Two names with one operation each; variants apply the name twice."""
+    slots = dict(zip(rng.sample(language.NAMES, 2), rng.sample(OPERATIONS[1:], 2), strict=True))
+    make, _ = operation_rows(slots)
+
+    def twice(_: random.Random, parent: dict[str, Any]) -> dict[str, Any]:
+        slot, text = parent["metadata"]["slot"], parent["metadata"]["text"]
+        answer = language.apply([slots[slot]] * 2, text)
+        return {"prompt": f"q {text} {slot} {slot}", "reference": answer, "metadata": {"slot": slot, "text": text}}
+
+    return fill(rng, SIZES, make, twice)
+
+
 def make_life(seed: int, folder: Path) -> Path:
     """The world of a seed, before anything changed; its configuration."""
     rng = random.Random(f"life {seed}")
-    for name in ("facts-a", "facts-b"):
-        write_rows(folder / name, facts(seed, name, 0))
-    write_rows(folder / "rules", procedural(rng, SIZES, "rules").rows)
-    make, vary = operation_rows({rng.choice(language.MARKS): rng.choice(GUESSED)})
+    write_rows(folder / "facts", facts(seed, 0))
+    write_rows(folder / "rules", rules(rng))
+    make, vary = operation_rows({rng.choice(language.MARKS): rng.choice(OPERATIONS)})
     write_rows(folder / "mark", fill(rng, SIZES, make, vary))
-    entries = [f"{key}: {json.dumps(value)}" for key, value in vocabulary().items()]
+    lines = [*(f"rule {{name}} {op}." for op in OPERATIONS), *(f"form {f}." for f in language.FORMS)]
+    entries = [f"{key}: {json.dumps(value)}" for key, value in {**vocabulary(), "rules": lines}.items()]
     (folder / "vocabulary.yaml").write_text("\n".join(entries) + "\n", encoding="utf-8")
     capabilities = [
         f"  - {{name: {name}, source: {{type: jsonl, path: {name}}}, grader: {{type: exact}}, decoding: {{max_new_tokens: 14}}"
@@ -89,12 +104,12 @@ def make_life(seed: int, folder: Path) -> Path:
         "model: {path: reference, dtype: float32, device: cpu}",
         "capabilities:",
         *capabilities,
-        "skill: {proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 12}}",
+        "skill: {proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 8}}",
         "weights:",
         "  method: sft",
         "  lora: {rank: 8, alpha: 16}",
-        "  sft: {steps: 150, learning_rate: 0.001}",
-        "  distill: {steps: 150}",
+        "  sft: {steps: 100, learning_rate: 0.001}",
+        "  distill: {steps: 100}",
         "  checkpoint_every: 50",
         "gate: {ship: {minimum_effect: 0.15}}",
         f"seed: {seed}",
@@ -125,8 +140,7 @@ def live(seed: int, folder: Path) -> dict[str, Any]:
     reports = {"run": load_report(run(load_config(config), folder / "run", on_event=quiet))}
     reviews = {}
     for step, source in (("promote", "run"), ("demote", "promote")):
-        if step == "demote":
-            write_rows(folder / "facts-a", facts(seed, "facts-a", 1))
+        write_rows(folder / "facts", facts(seed, 1 if step == "demote" else 0))
         reviews[step], path = apply(folder / source, folder / step, on_event=quiet)
         if path is None:
             raise SystemExit(f"seed {seed}: the review of {source} proposes nothing")
@@ -197,7 +211,7 @@ def summary(lives: Sequence[dict[str, Any]]) -> list[str]:
     estimated = [
         (life["reviews"]["promote"][name]["costs"]["training_seconds"], life["steps"]["promote"][name]["train_seconds"])
         for life in lives
-        for name in ("facts-a", "facts-b")
+        for name in ("facts", "rules")
     ]
     ratios = [e / m for e, m in estimated if e and m]
     if ratios:

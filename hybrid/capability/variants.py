@@ -69,9 +69,7 @@ def twins(kind: ProblemKind[Instance], instance: Instance) -> list[Twin[Instance
     return found
 
 
-def chosen(
-    kind: ProblemKind[Instance], instance: Instance, which: Which, rng: random.Random
-) -> list[Twin[Instance]]:
+def chosen(kind: ProblemKind[Instance], instance: Instance, which: Which, rng: random.Random) -> list[Twin[Instance]]:
     """At most one active and one inactive removal of a problem, drawn from those that there are; the active one first."""
     every = twins(kind, instance)
     groups = [[t for t in every if t.active], [t for t in every if not t.active]]

@@ -65,6 +65,7 @@ def replace_base(
     folder = out if out is not None else run_dir.parent / f"{run_dir.name}-{Path(model.path).name}"
     if folder.resolve() == run_dir.resolve():
         raise UsageError("--out names the folder of the old run; the new base gets a run of its own")
+    _refuse_changed(source)
     moved, rollouts, note = _documents(source, path, settings, overrides, on_event)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "run.json").exists():
@@ -74,6 +75,17 @@ def replace_base(
     write_lineage(folder, lineage)
     faultpoint("replace.lineage")
     return run(loaded, folder, on_event=on_event)
+
+
+def _refuse_changed(source: Source) -> None:
+    """Two things that change at once cannot be told apart: the data have to be the run's."""
+    known = source.fields["data"]
+    changed = [c.name for c in load_capabilities(source.loaded) if known.get(c.name) != c.fingerprint()]
+    if changed:
+        raise RunFolderError(
+            f"{', '.join(changed)}: the data, or what grades them, changed since the run. Carry that out first (hybrid review "
+            f"{source.path} --apply), then replace the base of the run that this makes"
+        )
 
 
 def alone(verb: str) -> None:

@@ -15,6 +15,7 @@ from scripted_world import SIZES, WORDS, World, line_for, make_world
 from test_pipeline_training import BAD, EQUAL, GOOD, RULE
 from test_pipeline_training import World as Trained
 
+from hybrid.__main__ import main
 from hybrid.backends.base import Adapter
 from hybrid.config.loader import load_config
 from hybrid.errors import RunFolderError, UsageError
@@ -461,3 +462,34 @@ def test_what_no_longer_pays_is_retired(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(g.arm, g.decision) for g in found.gate] == [("weights", "reject")]
     assert not (tmp_path / "new" / "adapters" / "marks").exists()
     assert read_lineage(tmp_path / "new") is not None
+
+
+# On the command line.
+
+
+def test_both_verbs_on_the_command_line(done: World, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(done.folder / "run")
+    assert main(["review", folder, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [e["action"] for e in result["review"]["capabilities"]] == ["keep"] * 3
+    assert result["report"] is None
+    assert main(["review", folder, "--out", str(done.folder / "new")]) == 2, "--out without --apply says nothing"
+    assert "needs --apply" in capsys.readouterr().err
+    assert main(["review", folder, "--apply"]) == 0
+    assert "0 of 3 should change" in capsys.readouterr().out
+    change_facts(done)
+    assert main(["review", folder, "--apply", "--out", str(done.folder / "new")]) == 0
+    said = capsys.readouterr().out
+    assert "codes (skill): renew to skill" in said
+    assert "renew, skill to skill; carried out" in said
+    other = str(other_base(done))
+    assert main(["replace", folder, "--model", other, "--out", str(done.folder / "third")]) == 1
+    assert "codes: the data, or what grades them, changed since the run" in capsys.readouterr().err
+    second = str(done.folder / "new")
+    assert main(["replace", second, "--model", other, "--out", str(done.folder / "third"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {m["name"]: m["now"] for m in result["moves"]["capabilities"]}["secrets"] == "keep"
+    assert main(["explain", str(done.folder / "third"), "secrets"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Where was it before?" in said
+    assert "secrets moves from neither to keep" in said
