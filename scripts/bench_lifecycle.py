@@ -1,9 +1,9 @@
-"""The life of four placements, in worlds of the reference language: promoted, demoted, moved by a new base; each by the gates.
+"""The life of placements in worlds of the reference language: promoted, demoted, moved by a new base; each by the gates.
 
     python scripts/bench_lifecycle.py --seeds 0-4        # what docs/lifecycle.md holds
 
-For each seed one small world of three capabilities: `facts` (a table of facts), `rules` (named procedures) and `mark` (a procedure
-that no text can name). Then, with the product's own commands:
+For each seed one small world of three capabilities: `facts` (a table of facts), `rules` (named procedures) and `mark` (a
+procedure that no text can name). Then, with the product's own commands:
 
 1. `hybrid run`: texts for the first two, an adapter for the mark (fine-tuning);
 2. `hybrid review --apply`: both texts are declared to be asked 50,000 times a day and nothing changed, so both are proposed for

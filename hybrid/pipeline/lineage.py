@@ -68,6 +68,8 @@ class Lineage(Part):
     identity: Text
     model: ModelFacts
     capabilities: dict[Text, Before]
+    target: Text = ""
+    """Path of the new base, for a `replace`."""
 
     def to_json(self) -> str:
         """Canonical text: equal lineages give equal bytes."""

@@ -27,7 +27,7 @@ from hybrid.errors import BackendError, RunFolderError, UsageError
 from hybrid.evidence.rollouts import judge_of, rollout_key, sample_seed
 from hybrid.evidence.types import Candidate, Rollout
 from hybrid.pipeline import workers
-from hybrid.pipeline.lineage import Before, Lineage, Scores, write_lineage
+from hybrid.pipeline.lineage import Before, Lineage, Scores, read_lineage, write_lineage
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.run import run
 from hybrid.pipeline.session import OnEvent
@@ -66,13 +66,17 @@ def replace_base(
     if folder.resolve() == run_dir.resolve():
         raise UsageError("--out names the folder of the old run; the new base gets a run of its own")
     _refuse_changed(source)
-    moved, rollouts, note = _documents(source, path, settings, overrides, on_event)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "run.json").exists():
-        _copy_rollouts(rollouts, folder / "rollouts")
     loaded = replace(source.loaded, config=_config(source, model, folder))
-    lineage = _lineage(source, loaded, moved, note, model)
-    write_lineage(folder, lineage)
+    known = read_lineage(folder)
+    if known is None:
+        moved, rollouts, note = _documents(source, path, settings, overrides, on_event)
+        _copy_rollouts(rollouts, folder / "rollouts")
+        write_lineage(folder, _lineage(source, loaded, moved, note, model))
+    elif (known.kind, known.identity, known.target) != ("replace", source.identity, model.path):
+        raise RunFolderError(
+            f"{folder} goes back to another run ({known.run_id}), or to another base; give --out another folder"
+        )
     faultpoint("replace.lineage")
     return run(loaded, folder, on_event=on_event)
 
@@ -177,6 +181,7 @@ def _lineage(
         identity=source.identity,
         model=source.report.model,
         capabilities=rows,
+        target=model.path,
     )
 
 

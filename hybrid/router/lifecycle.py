@@ -6,8 +6,8 @@ declares. Its rules, in order; the first that holds decides, and every one that 
 1. nothing ships: keep; 2. the data changed and what ships lost by the minimum effect: an adapter is demoted to a text, a text
 is renewed; 3. a gain of the minimum effect is ruled out: retire; 4. an adapter harms another capability: demote; 5. an
 adapter of a capability that is declared portable: demote; 6. an adapter has to be trained again so often that reading a text
-would be cheaper: demote; 7. a text that is read so often that an adapter pays within the horizon, and that outlives it:
-promote; 8. keep.
+would be cheaper: demote; 7. a text that is read so often that an adapter pays within the horizon, and before its facts change
+(which has to be declared once they did): promote; 8. keep.
 
 `settle` says what ships once the proposal was carried out and the gates have spoken: a change ships only where they let it,
 otherwise what shipped before, where that still passes.
@@ -111,7 +111,7 @@ def propose(capability: CapabilityReport, terms: Terms, now: Now, costs: Costs, 
             if rule is not None:
                 return proposed("demote", "skill", rule)
         return proposed("keep", was, looked[0])
-    why = _pays(terms, costs, policy, looked)
+    why = _pays(capability, terms, costs, policy, looked)
     return proposed("promote", "weights", why) if why is not None else proposed("keep", was, looked[-1])
 
 
@@ -169,12 +169,18 @@ def _restless(terms: Terms, costs: Costs, looked: list[str]) -> str | None:
     return looked[-1] if days > lasts else None
 
 
-def _pays(terms: Terms, costs: Costs, policy: Policy, looked: list[str]) -> str | None:
+def _pays(capability: CapabilityReport, terms: Terms, costs: Costs, policy: Policy, looked: list[str]) -> str | None:
     if terms.portable:
         looked.append("it is declared portable: a text carries over to other bases, an adapter does not")
         return None
     if terms.calls_per_day is None:
         looked.append("calls_per_day is not declared, so nothing is known to be saved by an adapter")
+        return None
+    changed = [h.when for h in capability.history if h.action in ("demote", "renew")]
+    if changed and terms.volatility is None:
+        looked.append(
+            f"its facts changed before ({changed[-1]}) and no volatility is declared: how long it will last is not known"
+        )
         return None
     days, lasts = costs.break_even_days, DAYS_PER_MONTH / terms.volatility if terms.volatility else None
     if days is None:

@@ -12,7 +12,7 @@ from test_report_example import bare_capability
 from hybrid.evidence.types import Verdict
 from hybrid.pipeline.review import apart
 from hybrid.report.parts import Collateral, Effect, Estimate
-from hybrid.report.parts_lifecycle import Costs
+from hybrid.report.parts_lifecycle import Costs, HistoryEntry
 from hybrid.report.schema import CapabilityReport
 from hybrid.router.lifecycle import Bounds, Now, Policy, Terms, break_even_days, propose, settle, wanted
 from hybrid.router.place import Arm, Transfer
@@ -76,6 +76,17 @@ CHANGED = Now(True, NOTHING, FELL)
 )
 def test_each_rule(placement: str, now: Now, terms: Terms, days: float | None, expected: tuple[str, str]) -> None:
     assert proposed(placement, now, terms, days) == expected
+
+
+def test_what_changed_before_is_promoted_again_only_where_its_pace_is_declared() -> None:
+    entry = {"when": "run-1", "was": "weights", "now": "skill", "why": "stale", "outcome": "carried out"}
+    numbers = {"delta": None, "low": None, "high": None, "n": 0}
+    past = HistoryEntry(action="demote", **entry, **numbers)  # type: ignore[arg-type]
+    capability = placed("skill").model_copy(update={"history": (past,)})
+    silent, declared = Terms(calls_per_day=1e6), Terms(calls_per_day=1e6, volatility=1.0)
+    found = propose(capability, silent, STABLE, costs(0.1), POLICY)
+    assert (found.action, "run-1" in found.why) == ("keep", True)
+    assert propose(capability, declared, STABLE, costs(0.1), POLICY).action == "promote"
 
 
 def test_harm_to_another_demotes_an_adapter_and_not_a_text() -> None:

@@ -176,8 +176,13 @@ def test_a_folder_that_goes_back_to_another_state_is_refused(done: World) -> Non
     replaced(done)
     document = done.folder / "run" / "skills" / "codes" / "SKILL.md"
     document.write_text(document.read_text(encoding="utf-8") + "Think.\n", encoding="utf-8")
-    with pytest.raises(RunFolderError, match="changed since"):
+    with pytest.raises(RunFolderError, match="belongs to another run"):
         replaced(done)
+    shutil.copy(other_base(done), done.folder / "third.json")
+    with pytest.raises(RunFolderError, match="goes back to another run"):
+        replace_base(
+            done.folder / "run", str(done.folder / "third.json"), {}, done.folder / "new", overrides=(), on_event=quiet
+        )
     with pytest.raises(UsageError, match="--out names the folder of the old run"):
         replace_base(done.folder / "run", "x.json", {}, done.folder / "run", overrides=(), on_event=quiet)
 
