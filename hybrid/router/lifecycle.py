@@ -110,9 +110,9 @@ def propose(capability: CapabilityReport, terms: Terms, now: Now, costs: Costs, 
         for rule in (_harms(capability, looked), _portable(terms, looked), _restless(terms, costs, looked)):
             if rule is not None:
                 return proposed("demote", "skill", rule)
-        return proposed("keep", was, looked[0])
+        return proposed("keep", was, "; ".join(looked))
     why = _pays(capability, terms, costs, policy, looked)
-    return proposed("promote", "weights", why) if why is not None else proposed("keep", was, looked[-1])
+    return proposed("promote", "weights", why) if why is not None else proposed("keep", was, "; ".join(looked))
 
 
 def _told(e: Effect) -> str:
