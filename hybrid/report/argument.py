@@ -48,14 +48,53 @@ def claim(c: CapabilityReport) -> list[str]:
     return said
 
 
-def base(c: CapabilityReport) -> list[str]:
+def base(c: CapabilityReport, report: Report) -> list[str]:
     """What the base does by itself."""
     found = c.arms.base
-    said = []
+    said = [
+        f"{told}." for told in _against(c, report, "base", "keep_above", ("It does it alone", "Alone it falls short"))
+    ]
     if found is not None:
         varied = f"; on variants {shown(found.variant)}" if found.variant else ""
         said.append(f"sealed test {shown(found.test)}{varied}")
     return said + list(probe_lines(c, "base"))
+
+
+def text(c: CapabilityReport, report: Report) -> list[str]:
+    """What a text gives, against its control."""
+    gain = c.profile.get("context_gain")
+    zero = gain is not None and gain.value is not None and (gain.low is None or gain.low <= 0)
+    words = ("A text helps", "No text is shown to help")
+    said = _against(c, report, "context_gain", "context_gain", (words[1] if zero else words[0], words[1]))
+    doubt = "; its interval reaches down to zero" if zero else ""
+    return [*(f"{told}{doubt}." for told in said), *probe_lines(c, "text")]
+
+
+def samples(c: CapabilityReport, report: Report) -> list[str]:
+    """What samples say about gradients."""
+    said = [
+        *_against(
+            c, report, "sampling_gain", "sampling_gain", ("Samples find more than one answer does", "They find little")
+        ),
+        *_against(
+            c, report, "signal_rate", "signal_rate", ("Gradients would have a signal", "Gradients would have little")
+        ),
+    ]
+    return [*(f"{told}." for told in said), *probe_lines(c, "samples")]
+
+
+def _against(c: CapabilityReport, report: Report, name: str, key: str, words: tuple[str, str]) -> list[str]:
+    """A probe against the run's threshold: which side it is on, and whether its whole interval is. Nothing without either."""
+    probe, asked = c.profile.get(name), report.router.thresholds.get(key)
+    if probe is None or probe.value is None or not isinstance(asked, int | float) or isinstance(asked, bool):
+        return []
+    above = probe.value >= asked
+    whole = probe.low is not None and probe.high is not None and (probe.low >= asked if above else probe.high < asked)
+    sure = "with its whole interval" if whole else "though its interval holds the threshold"
+    side = "at least" if above else "below"
+    return [
+        f"{words[not above]}: {line(name, 60)} {num(probe.value)} {interval(probe)} is {side} {num(float(asked))}, {sure}"
+    ]
 
 
 def built(c: CapabilityReport) -> Iterator[str]:
@@ -194,6 +233,9 @@ def doubts(c: CapabilityReport, report: Report) -> Iterator[str]:
     if c.delta is not None and c.delta.regressed:
         ids = ", ".join(line(f.id, 60) for f in c.flips.regressed[:5])
         yield f"{c.delta.regressed} of {c.delta.n} test examples got worse" + (f": {ids}" if ids else "")
+    harmed = [line(name, 80) for name, e in sorted(c.collateral.items()) if e.high < 0]
+    if harmed:
+        yield f"it harms {', '.join(harmed)}, while it is active"
     if c.confidence is not None and c.confidence < 0.9:
         yield f"its routing is not sure (confidence {num(c.confidence)})"
     if c.kind.measured and c.kind.declared and c.kind.measured != c.kind.declared:

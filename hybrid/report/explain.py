@@ -39,9 +39,9 @@ def to_text(report: Report, capability: CapabilityReport) -> str:
     trail = [f"({i}) {line(step, 1000)}" for i, step in enumerate(c.decision_trail, 1)]
     asked = (
         ("What is claimed", argument.claim(c)),
-        ("What does the base do by itself?", argument.base(c)),
-        ("What does a text give, against its control?", list(probe_lines(c, "text"))),
-        ("What do its samples say about gradients?", list(probe_lines(c, "samples"))),
+        ("What does the base do by itself?", argument.base(c, report)),
+        ("What does a text give, against its control?", argument.text(c, report)),
+        ("What do its samples say about gradients?", argument.samples(c, report)),
         ("What else was measured?", list(probe_lines(c, "other"))),
         ("Which rules sent it there, in order?", trail),
         ("What was built, and what was refused?", list(argument.built(c))),

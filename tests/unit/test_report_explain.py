@@ -72,6 +72,24 @@ def test_an_explanation_is_numbered_questions_in_short_lines(run):
     assert max(map(len, text.splitlines())) <= 112
 
 
+def test_each_question_begins_with_what_its_numbers_say(run):
+    text = flat(explain(run, "unit-conversion"))
+    for said in (
+        "Alone it falls short: base 0.410 [0.300, 0.520] is below 0.900, with its whole interval.",
+        "A text helps: context_gain 0.310 [0.200, 0.420] is at least 0.100, with its whole interval.",
+        "Gradients would have a signal: signal_rate 0.220 [0.110, 0.330] is at least 0.200, though its interval holds",
+    ):
+        assert said in text, said
+    data = example_data()
+    data["capabilities"][0]["profile"]["context_gain"].update(value=0.12, low=-0.01, high=0.25)
+    report = Report.model_validate(data)
+    said = flat(to_text(report, report.capabilities[0]))
+    assert "No text is shown to help: context_gain 0.120" in said
+    assert "reaches down to zero" in said
+    bare = report.model_copy(update={"router": report.router.model_copy(update={"thresholds": {}})})
+    assert "No text is shown" not in to_text(bare, bare.capabilities[0])
+
+
 def test_any_probe_is_shown_with_all_that_it_reports(run):
     data = example_data()
     data["capabilities"][0]["profile"] = {
