@@ -22,7 +22,7 @@ from hybrid import __version__
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability
 from hybrid.config.loader import resolved_json
-from hybrid.config.schema import WeightsConfig
+from hybrid.config.schema import Config, WeightsConfig
 from hybrid.errors import RunFolderError, UsageError
 from hybrid.evidence.stats import mean_interval, paired_interval
 from hybrid.pipeline import judges
@@ -145,7 +145,7 @@ def _measured(
     folder.events.append("attempt.started", device=info.device)
     head = {"name": f"review of {source.report.run_id}", "device": info.device, "model": info.path}
     on_event("run.started", {**head, "out": str(folder.path), "resumed": False, "reused_calls": 0})
-    policy = Policy(config.gate.ship.minimum_effect, horizon_days, _unpromotable(config.weights))
+    policy = Policy(config.gate.ship.minimum_effect, horizon_days, _unpromotable(config))
     reported = {c.name: c for c in source.report.capabilities}
     entries = []
     for capability in capabilities:
@@ -170,7 +170,10 @@ def _measured(
     )
 
 
-def _unpromotable(weights: WeightsConfig) -> str:
+def _unpromotable(config: Config) -> str:
+    weights = config.weights
+    if not config.trains:
+        return "this backend cannot train an adapter"
     if weights.schedule.tasks == "shared":
         return "adapters are shared here (weights.schedule.tasks): one cannot be distilled alone"
     if weights.unknown_facts == "relabel":

@@ -41,6 +41,7 @@ from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_sess
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
+from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.base import ProbeContext
 from hybrid.probe.lapse import lapse_probe
@@ -203,8 +204,20 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
             outcome.route = directed(
                 session, capability.name, outcome.probed.profile, config.router.force.get(capability.name)
             )
+            if not config.trains:
+                outcome.route = _without_weights(session, capability.name, outcome.route)
             note["summary"] = f"-> {outcome.route.placement} (confidence {outcome.route.confidence:.2f})"
         faultpoint("stage.probe")
+
+
+def _without_weights(session: Session, name: str, asked: Route) -> Route:
+    route = text_route(asked)
+    if route.placement != asked.placement:
+        session.warn(
+            f"{name}: the probes say {asked.placement}; {session.backend.info().path} cannot be trained, so only a document was "
+            "tried"
+        )
+    return route
 
 
 def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...]:
@@ -216,6 +229,7 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
         outcome.previous = previous_built(session, outcome.capability)
         method = session.method(outcome.capability.name)
         arms = asked_arms(session, outcome.capability, wanted_arms(outcome.route, config.router.counterfactual, method))
+        arms = arms if config.trains else text_arms(arms)
         improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
         if retires(session, outcome.capability):
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)

@@ -24,8 +24,8 @@ from hybrid.capability.types import Example, Score
 from hybrid.config.schema import SuiteSizes
 
 NAMES = words(
-    "axe bell book bowl broom coat comb cup drum fan flag flute harp hat hook jar kite knife lamp lens lute map mask net pan pen pot "
-    "rope saw scarf shell spade spoon stool tent torch vase whip"
+    "axe bell book bowl broom coat comb cup drum fan flag flute harp hat hook jar kite knife lamp lens lute map mask net pan pen "
+    "pot rope saw scarf shell spade spoon stool tent torch vase whip"
 )
 _LONGEST_ANSWER = 400
 
