@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
-from hybrid.report import generality_text, memory_text, order_text, svg
+from hybrid.report import generality_text, lifecycle_text, memory_text, order_text, svg
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Report, Substrate
 from hybrid.report.text import (
@@ -232,6 +232,7 @@ def _environment() -> Environment:
             "order_sentences": order_text.sentences,
             "order_tables": order_text.tables,
             "told": generality_text,
+            "life": lifecycle_text,
         }
     )
     return env
