@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from hybrid.config.suggest import did_you_mean
 from hybrid.errors import UsageError
+from hybrid.report.kind_text import kind_evidence, kind_line
 from hybrid.report.order_text import explained
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, GateVerdict, Report
 from hybrid.report.text import (
@@ -49,10 +50,11 @@ def to_text(report: Report, capability: CapabilityReport) -> str:
     c = capability
     out = [f"{line(c.name)}: {c.placement} (confidence {num(c.confidence)})", f"  {line(c.reason, 2000)}"]
     out.append(f"  {line(verdict_line(c))}")
-    out.append(f"  kind: measured {c.kind.measured or 'undecided'}, declared {c.kind.declared or 'nothing'}")
+    out.append(f"  kind: {kind_line(c.kind)}")
     for title, lines in (
         ("Why, in order", [f"{i}. {line(step, 1000)}" for i, step in enumerate(c.decision_trail, 1)]),
         ("What was measured before routing", list(_probes(c))),
+        ("What kind of thing it is", kind_evidence(c.kind)),
         ("What each arm gives (sealed test; variants)", list(_arms(c))),
         ("What the ship gate said", [_gate(g) for g in c.gate]),
         ("What was tried and not kept", list(_rejected(c))),
