@@ -19,6 +19,7 @@ from hybrid.probe.base import ProbeContext, ProbeResult, absent
 from hybrid.probe.calibration import calibration_probe
 from hybrid.probe.context import Headroom, probe_context
 from hybrid.probe.declared import declared_terms
+from hybrid.probe.depth import probe_depth
 from hybrid.probe.knownness import probe_knownness
 from hybrid.probe.paraphrase import probe_paraphrases
 from hybrid.probe.sampling import probe_sampling
@@ -85,6 +86,7 @@ def profile_capability(context: ProbeContext, texts: Mapping[str, str], control:
         headroom = _left_out(context, base, texts, control, closed, savings)
     results |= headroom.results
     results |= _shapes(context, base, headroom, texts, control)
+    results |= probe_depth(context, base, headroom.text)
     if closed is None:
         results |= probe_style(context, headroom.text, control)
         results |= _samples(context, results, base, headroom, savings)
