@@ -138,11 +138,14 @@ def fit_model(out: Path) -> None:
     seeds, families = SETS["fit"][0], {row["family"] for row in rows}
     if len(rows) < len(seeds):
         print(f"only {len(rows)} of {len(seeds)} seeds are probed")
-    model, losses = fit(rows, f"{len(rows)} capabilities of {len(families)} families, seeds {seeds[0]} to {seeds[-1]}")
+    model, losses, taken = fit(
+        rows, f"{len(rows)} capabilities of {len(families)} families, seeds {seeds[0]} to {seeds[-1]}"
+    )
     text = json.dumps(model.model_dump(mode="json"), indent=1, sort_keys=True)
     (Path(kinds.__file__).parent / "kinds.json").write_text(text + "\n", encoding="utf-8")
-    for penalty, loss in losses.items():
-        print(f"penalty {penalty}: cross-validated log loss {loss:.4f}")
+    best = min(losses, key=lambda key: losses[key])
+    for what, key in (("least", best), ("taken", taken)):
+        print(f"{what}: penalty {key[0]}, sharpness {key[1]}, cross-validated log loss {losses[key]:.4f}")
 
 
 def judged(rows: Sequence[dict[str, Any]], way: str, model: kinds.Model) -> list[tuple[str, str, str, float]]:
@@ -193,8 +196,18 @@ def report(out: Path) -> None:
         counts = Counter(v[2] for v in mine)
         told = ", ".join(f"{k} {n}" for k, n in counts.most_common())
         print(f"| {family} | {mine[0][1] if mine else '-'} | {told} |")
+    signatures(rows)
     left_out_families(out)
     savings(rows)
+
+
+def signatures(rows: Sequence[dict[str, Any]]) -> None:
+    """Mean of every value that the scores read, by true kind; a value that was not measured is left out of its mean."""
+    print("\n| truth | " + " | ".join(kinds.FEATURES) + " |\n|---|" + "---|" * len(kinds.FEATURES))
+    for kind in KINDS:
+        mine = [kinds.raw_values(r["profiles"]["text"]) for r in rows if truth_of(r["kinds"]) == kind]
+        seen = [[v for m in mine if (v := m[name][0]) is not None] for name in kinds.FEATURES]
+        print(f"| {kind} | " + " | ".join(f"{sum(v) / len(v):.2f}" if v else "-" for v in seen) + " |")
 
 
 def left_out_families(out: Path) -> None:
@@ -205,7 +218,7 @@ def left_out_families(out: Path) -> None:
     everything = []
     for family in worlds.PURE:
         rest = [row for row in rows if row["family"] != family]
-        model, _ = fit(rest, "")
+        model, _, _ = fit(rest, "")
         found = judged([row for row in held if row["family"] == family], "text", model)
         everything += found
         summary(family, found)

@@ -125,6 +125,7 @@ def _shapes(
         "format_gain": shape.format_gain(base, best, headroom.measured.get(control, base)),
         "content_gap": shape.content_gap(examples, base, "without a text"),
         "text_content_gap": shape.content_gap(examples, best, "under the best text"),
+        "content_gain": shape.content_gain(examples, base, best),
         "supplied": shape.supplied(examples, text, context.seed),
         "from_prompt": shape.from_prompt(examples),
     }

@@ -1,10 +1,12 @@
-"""What the answers are made of: four numbers from completions that were already paid for, and from the data.
+"""What the answers are made of: numbers from completions that were already paid for, and from the data.
 
 - `format_gain`: valid format with the best text minus without, by example. A style is what a text can repair here.
   Control: the better of no text and the irrelevant text.
 - `content_gap`, `text_content_gap` (without and with the best text): share of answers that hold the reference and are
   wrong all the same: the content is there, the form is not. Control: how often they hold references of other rows, or
   their own with its characters shuffled, whichever is more.
+- `content_gain`: the right content in any form, with the best text minus without: what a text tells, apart from how
+  to say it. Control: as for `content_gap`.
 - `supplied`: share of references that stand in the best text word for word: facts are copied, procedures are not.
   Control: the same reference with its characters shuffled (a letter or a digit stands in any text).
 - `from_prompt`: share of the reference's characters (of its words, where it has several) that the own prompt holds,
@@ -67,23 +69,40 @@ def content_gap(examples: Sequence[Example], measured: Measurement | None, which
     """`content_gap` of one measurement's first answers; absent where rows have no reference."""
     if measured is None:
         return absent("no text was tried")
-    references = [_plain(e.reference) for e in examples]
-    answers = [None if row[0].unjudged else _plain(row[0].text) for row in measured.rollouts]
-    distinct = sorted(set(references) - {""})
-    differences = []
-    for i, (reference, answer) in enumerate(zip(references, answers, strict=True)):
-        if answer is None or not reference:
-            continue
-        if measured.rollouts[i][0].passed:
-            differences.append(0.0)
-            continue
-        others = [r for r in distinct if r != reference]
-        chance = sum(r in answer for r in others) / len(others) if others else 0.0
-        chance = max(chance, float(_shuffled(reference, 0) in answer))
-        differences.append(float(reference in answer) - chance)
+    held = zip(_content(examples, measured), measured.rollouts, strict=True)
+    differences = [0.0 if row[0].passed else share for share, row in held if share is not None]
     if not differences:
         return absent("no row has a reference to look for")
     return _paired(differences, f"answers {which} that hold the reference and are wrong, less chance")
+
+
+def content_gain(examples: Sequence[Example], base: Measurement, best: Measurement | None) -> ProbeResult:
+    """`content_gain` of the best text over none; absent without a text or where rows have no reference."""
+    if best is None:
+        return absent("no text was tried")
+    pairs = zip(_content(examples, best), _content(examples, base), strict=True)
+    differences = [max(-1.0, min(1.0, a - b)) for a, b in pairs if a is not None and b is not None]
+    if not differences:
+        return absent("no row has a reference to look for")
+    return _paired(differences, "answers with the right content, in any form: with the best text minus without")
+
+
+def _content(examples: Sequence[Example], measured: Measurement) -> list[float | None]:
+    """By example: 1 where the answer passed, otherwise whether it holds the reference, less chance; None without either."""
+    references = [_plain(e.reference) for e in examples]
+    distinct = sorted(set(references) - {""})
+    found: list[float | None] = []
+    for reference, row in zip(references, measured.rollouts, strict=True):
+        if row[0].unjudged or not reference:
+            found.append(None)
+        elif row[0].passed:
+            found.append(1.0)
+        else:
+            answer = _plain(row[0].text)
+            others = [r for r in distinct if r != reference]
+            chance = sum(r in answer for r in others) / len(others) if others else 0.0
+            found.append(float(reference in answer) - max(chance, float(_shuffled(reference, 0) in answer)))
+    return found
 
 
 def supplied(examples: Sequence[Example], text: str, seed: int) -> ProbeResult:

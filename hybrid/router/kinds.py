@@ -36,14 +36,14 @@ MeasuredKind = Literal["procedural", "factual", "stylistic", "mixed", "unclear"]
 Single = Literal["procedural", "factual", "stylistic"]
 SINGLES: tuple[Single, ...] = ("procedural", "factual", "stylistic")
 FEATURES = (
-    "base", "unknown", "context_gain", "format_gain", "content_gap", "supplied", "from_prompt", "style_shift",
+    "base", "unknown", "content_gain", "format_gain", "content_gap", "supplied", "from_prompt", "style_shift",
 )  # fmt: skip
 """Names of the profile; `content_gap` is the larger of those without and under the best text."""
 LEAST_EXAMPLES = 16
 """Below this many examples a signature is not looked at."""
 CONFIDENT = 0.8
 """From this confidence on, a kind that differs from the declared one is a warning."""
-_BOUNDED = ("unknown", "context_gain", "format_gain", "content_gap")
+_BOUNDED = ("unknown", "content_gain", "format_gain", "content_gap")
 """Shares of what the base does not do: where they were not measured they still lie between 0 and 1 - base."""
 _SHOWN = 4
 

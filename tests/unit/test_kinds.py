@@ -18,12 +18,12 @@ from hybrid.router.kinds import (
 )
 
 PLAIN = {
-    "base": 0.0, "unknown": 1.0, "context_gain": 0.9, "format_gain": 0.0, "content_gap": 0.0, "supplied": 0.0,
+    "base": 0.0, "unknown": 1.0, "content_gain": 0.9, "format_gain": 0.0, "content_gap": 0.0, "supplied": 0.0,
     "from_prompt": 0.0, "style_shift": 0.1,
 }  # fmt: skip
 FACTS = {"supplied": 0.95, "style_shift": 0.65}
 RULES = {"base": 0.08, "unknown": 0.5, "from_prompt": 0.4, "style_shift": 0.05}
-STYLE = {"content_gap": 0.97, "format_gain": 0.95, "from_prompt": 0.45, "style_shift": 0.13}
+STYLE = {"content_gain": 0.0, "content_gap": 0.97, "format_gain": 0.95, "from_prompt": 0.45, "style_shift": 0.13}
 
 
 def profile(half: float = 0.04, n: int = 64, **values: float | None) -> Profile:
@@ -39,10 +39,10 @@ def profile(half: float = 0.04, n: int = 64, **values: float | None) -> Profile:
     [
         (FACTS, "factual"),
         (RULES, "procedural"),
-        ({"base": 0.99, "unknown": None, "context_gain": None, "from_prompt": 0.4, "style_shift": None}, "procedural"),
+        ({"base": 0.99, "unknown": None, "content_gain": None, "from_prompt": 0.4, "style_shift": None}, "procedural"),
         (STYLE, "stylistic"),
         ({**FACTS, "format_gain": 0.95, "style_shift": 0.5}, "mixed"),
-        ({"context_gain": 0.0, "style_shift": 0.65}, "unclear"),
+        ({"content_gain": 0.0, "style_shift": 0.65}, "unclear"),
     ],
     ids=["a table of facts", "named rules", "operations that the base has", "a layout", "facts in a layout", "nothing"],
 )
@@ -73,14 +73,14 @@ def test_fewer_examples_are_less_sure_and_too_few_say_nothing() -> None:
 
 def test_what_was_not_measured_lowers_the_confidence() -> None:
     whole = judge_kind(profile(**FACTS))
-    part = judge_kind(profile(**{**FACTS, "supplied": None, "context_gain": None}))
+    part = judge_kind(profile(**{**FACTS, "supplied": None, "content_gain": None}))
     assert part.scores["factual"] < whole.scores["factual"]
-    assert not [e for e in part.evidence if e.startswith(("supplied", "context_gain"))]
+    assert not [e for e in part.evidence if e.startswith(("supplied", "content_gain"))]
 
 
 def test_a_signature_like_none_before_is_unclear() -> None:
     """A base that is always right and holds every answer in a text, far from all families at once."""
-    odd = {"base": 1.0, "unknown": 0.0, "context_gain": -1.0, "content_gap": -1.0, "supplied": 1.0, "style_shift": 1.0}
+    odd = {"base": 1.0, "unknown": 0.0, "content_gain": -1.0, "content_gap": -1.0, "supplied": 1.0, "style_shift": 1.0}
     judged = judge_kind(profile(half=0.01, **odd))
     assert (judged.kind, judged.confidence) == ("unclear", 0.0)
     assert judged.evidence[0].startswith("unlike anything judged before")
@@ -90,7 +90,7 @@ def test_a_disagreement_is_said_with_its_evidence_and_only_when_sure() -> None:
     sure = judge_kind(profile(half=0.01, **FACTS))
     told = disagreement(sure, "procedural")
     assert told is not None
-    assert told.startswith("declared procedural, measured factual (confidence 0.")
+    assert told.startswith("declared procedural, measured factual (confidence ")
     assert "supplied 0.95 [0.94, 0.96], n=64 speaks for factual" in told
     assert disagreement(sure, "factual") is None
     assert disagreement(sure, None) is None

@@ -221,6 +221,17 @@ def test_right_content_in_the_wrong_form_is_a_gap_and_wrong_content_is_none(tmp_
     assert listing.value == 0.0, "an answer that holds every reference holds none of them"
 
 
+def test_content_that_a_text_tells_counts_in_any_form(tmp_path: Path) -> None:
+    """A layout is not content: a text that only brings it gains nothing here; one that tells the answer does."""
+    search = rows(*[(f"q{i}", f"k{i}7") for i in range(10)])
+    known = measured(tmp_path / "a", search, [f"<k{i}7>" for i in range(10)])
+    right = measured(tmp_path / "b", search, [f"k{i}7" for i in range(10)])
+    nothing = measured(tmp_path / "c", search, ["zzz"] * 10)
+    assert shape.content_gain(search, known, right).value == 0.0
+    assert shape.content_gain(search, nothing, known).value == 1.0
+    assert shape.content_gain(search, nothing, None).value is None
+
+
 def test_facts_stand_in_a_text_and_letters_do_so_by_chance() -> None:
     facts = rows(*[(f"q{i}", f"k{i}7z") for i in range(10)])
     text = " ".join(f"fact k{i}7z." for i in range(5))
