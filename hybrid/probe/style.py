@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from hybrid.backends.ranks import Ranked, Ranks
 from hybrid.capability.types import Example
+from hybrid.errors import BackendError
 from hybrid.evidence.compose import compose
 from hybrid.evidence.stats import mean_interval, paired_interval
 from hybrid.probe.base import ProbeContext, ProbeResult, absent, from_interval
@@ -36,7 +37,10 @@ def probe_style(context: ProbeContext, text: str, control: str) -> dict[str, Pro
     examples = [e for e in context.examples if e.gold_completion.strip()]
     if not examples:
         return dict.fromkeys(names, absent("no right answers to rank"))
-    rows = {name: _rows(context, examples, t) for name, t in (("plain", ""), ("text", text), ("control", control))}
+    try:
+        rows = {name: _rows(context, examples, t) for name, t in (("plain", ""), ("text", text), ("control", control))}
+    except BackendError as error:  # a right answer may be longer than any that is generated
+        return dict.fromkeys(names, absent(f"not ranked: {error}"))
     shares = {name: [shifted / tokens for tokens, shifted, _, _ in found] for name, found in rows.items()}
     plain = from_interval(
         mean_interval(shares["plain"], 0.95, context.seed),
@@ -66,7 +70,8 @@ def _details(rows: Mapping[str, Rows]) -> dict[str, float | str]:
 def _rows(context: ProbeContext, examples: Sequence[Example], text: str) -> Rows:
     """The counts of every example after `text`, from the events where they are known."""
     assert context.ranker is not None
-    key = hashlib.sha256("\n".join([text, *(e.fingerprint() for e in examples)]).encode()).hexdigest()
+    asked = [context.model_fingerprint, text, *(e.fingerprint() for e in examples)]
+    key = hashlib.sha256("\n".join(asked).encode()).hexdigest()
     events, name = context.meter.events, context.capability.name
     known = events.last("probe.ranked", capability=name, key=key)
     if known is None:

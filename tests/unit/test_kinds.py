@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from fakes import capability
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid.pipeline.probing import kind_of, tell_kind
 from hybrid.probe.base import ProbeResult, Profile, absent
+from hybrid.report.kind_text import kind_evidence, kind_line
 from hybrid.router.kinds import (
     FEATURES,
     SINGLES,
@@ -122,3 +127,34 @@ def test_the_model_that_ships_names_what_it_reads_and_was_fitted_on() -> None:
     assert set(model.scores) == set(SINGLES)
     assert all(set(score.weights) == set(FEATURES) == set(model.centre) for score in model.scores.values())
     assert "seeds" in model.fitted_on
+
+
+class Ear:
+    """What a session is told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_the_run_warns_of_another_kind_than_declared_and_the_report_shows_both() -> None:
+    ear, found = Ear(), profile(half=0.01, **FACTS)
+    units = replace(capability(search=20), declared_kind="procedural")
+    tell_kind(ear, units, found)  # type: ignore[arg-type]
+    assert len(ear.warnings) == 1
+    assert ear.warnings[0].startswith("units: declared procedural, measured factual")
+    tell_kind(ear, replace(units, declared_kind="factual"), found)  # type: ignore[arg-type]
+    assert len(ear.warnings) == 1
+    kind = kind_of(units, found)
+    lines = kind_evidence(kind)
+    assert kind_line(kind).startswith("measured factual, declared procedural (confidence ")
+    assert lines[0] == f"disagreement: {ear.warnings[0].removeprefix('units: ')}"
+    assert any(
+        text.startswith("each by itself: factual 0.9") or text.startswith("each by itself: factual 1") for text in lines
+    )
+    assert any("most like" in text for text in lines)
+    agreed = kind_of(replace(units, declared_kind="factual"), found)
+    assert agreed.disagreement is None
+    assert "disagreement" not in "".join(kind_evidence(agreed))

@@ -16,6 +16,7 @@ from hybrid.backends.ranks import Ranked
 from hybrid.capability.graders import build_grader
 from hybrid.capability.types import Capability, Example
 from hybrid.config.schema import ExactGrader, ProbeConfig
+from hybrid.errors import BackendError
 from hybrid.evidence.stated import Reader
 from hybrid.probe import shape
 from hybrid.probe.base import ProbeContext, Terms
@@ -185,6 +186,13 @@ class Ranker:
         ]
 
 
+class Full:
+    """Has no room."""
+
+    def target_ranks(self, pairs):  # type: ignore[no-untyped-def]
+        raise BackendError("the model has 128 positions")
+
+
 def test_style_is_few_tokens_that_all_answers_share_and_a_text_takes_away(tmp_path: Path) -> None:
     search = rows(*[(f"q{i}", f"<{chr(97 + i)}x>") for i in range(9)])
     ranker = Ranker()
@@ -198,6 +206,8 @@ def test_style_is_few_tokens_that_all_answers_share_and_a_text_takes_away(tmp_pa
     again, _ = probing(tmp_path, lambda p, s, a: "", search, ranker=ranker)
     assert probe_style(again, "use brackets", "bracstek esu") == found
     assert ranker.calls == calls == 3, "a resumed run ranks nothing again"
+    full, _ = probing(tmp_path / "full", lambda p, s, a: "", search, ranker=Full())
+    assert "128 positions" in probe_style(full, "t", "c")["style_shift"].note, "what does not fit is not measured"
     absent, _ = probing(tmp_path / "none", lambda p, s, a: "", search)
     assert {r.value for r in probe_style(absent, "t", "c").values()} == {None}
 
