@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FINGERPRINT, FakeBackend, capability, meter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.backends.base import Sampling
@@ -60,6 +60,7 @@ def test_the_share_between_prompts_by_hand() -> None:
     assert variance_probe(table, 0).value == pytest.approx((msb - msw) / (msb + msw))
 
 
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=3, max_size=3), min_size=2, max_size=12))
 def test_the_share_is_a_share_in_any_order(table: list[list[float]]) -> None:
     found = variance_probe(table, 0)
