@@ -32,6 +32,7 @@ from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_sess
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
+from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.lapse import lapse_probe
 from hybrid.probe.profile import Probed, irrelevant_text, profile_capability, worked_examples
@@ -180,8 +181,20 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
             )
             tell_kind(session, capability, outcome.probed.profile)
             outcome.route = route(outcome.probed.profile, config.router, config.router.force.get(capability.name))
+            if not config.trains:
+                outcome.route = _without_weights(session, capability.name, outcome.route)
             note["summary"] = f"-> {outcome.route.placement} (confidence {outcome.route.confidence:.2f})"
         faultpoint("stage.probe")
+
+
+def _without_weights(session: Session, name: str, asked: Route) -> Route:
+    route = text_route(asked)
+    if route.placement != asked.placement:
+        session.warn(
+            f"{name}: the probes say {asked.placement}; {session.backend.info().path} cannot be trained, so only a document was "
+            "tried"
+        )
+    return route
 
 
 def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...]:
@@ -191,6 +204,7 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
     for outcome in outcomes:
         assert outcome.route is not None and outcome.probed is not None
         arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
+        arms = arms if config.trains else text_arms(arms)
         improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
         if config.weights.schedule.tasks == "separate":
             outcome.improved = improver.improve(arms, fallback, outcome.route.kind, outcome.probed.best_text)
