@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,16 @@ from hybrid.evidence.stats import wilson
 from hybrid.probe.base import ProbeContext, ProbeResult
 from hybrid.router import kinds
 
-SETS: dict[str, tuple[range, str | None]] = {
-    "fit": (range(0, 90), None),
-    "held-out": (range(1000, 1126), None),
-    "unseen": (range(2000, 2012), "rules named in a call"),
+SETS: dict[str, tuple[range, tuple[str, ...]]] = {
+    "fit": (range(0, 90), tuple(worlds.FAMILIES)),
+    "held-out": (range(1000, 1126), tuple(worlds.FAMILIES)),
+    "unseen": (range(2001, 2019), tuple(worlds.UNSEEN)),
 }
-"""Name -> (seeds, the one family that they have, or None for all in turn)."""
+"""Name -> (seeds, the families that they have in turn)."""
 KINDS = ("procedural", "factual", "stylistic", "mixed", "unclear")
-WAYS = ("text", "examples")
-"""With the texts that a capability has, and, for a third of the seeds, with worked examples alone."""
+WAYS = ("text", "few", "examples")
+"""With the texts that a capability has, on all examples and on few; for a third of the seeds, with worked examples alone."""
+FEW = 16
 
 
 def truth_of(kinds: Sequence[str]) -> str:
@@ -58,7 +60,7 @@ class Prober:
         model = ModelConfig(path="reference", device="cpu", threads=1)
         cache = Path(tempfile.mkdtemp(prefix="bench-kinds-"))
         self.backend = build_backend(model, TransformersBackendConfig(), Path, cache)
-        self.control = worlds.make_capability(10**6, "named rules").texts
+        self.control = worlds.make_capability(10**6, ["named rules"]).texts
 
     def profiles(self, made: worlds.Made, folder: Path) -> dict[str, Any]:
         """The profile of one capability in each way, as JSON."""
@@ -70,8 +72,7 @@ class Prober:
         from hybrid.probe.profile import irrelevant_text, profile_capability, worked_examples
         from hybrid.store.folder import EventLog
 
-        config = ProbeConfig()
-        shown = worked_examples(made.capability.splits["train"], config.worked_examples)
+        shown = worked_examples(made.capability.splits["train"], ProbeConfig().worked_examples)
         found: dict[str, Any] = {}
         store, events = RolloutStore(folder / "rollouts"), EventLog(folder / "events.jsonl")
         ledger = Ledger(BudgetConfig(), store.all(), 0.0)
@@ -79,14 +80,15 @@ class Prober:
         context = ProbeContext(
             meter,
             made.capability,
-            config,
+            ProbeConfig(),
             self.backend.info().fingerprint,
             Sampling(max_new_tokens=14, temperature=made.temperature),
             made.seed,
             ranker=self.backend if isinstance(self.backend, Ranks) else None,
         )
-        for way in WAYS if made.seed % 3 == 0 else WAYS[:1]:
-            texts = {**(made.texts if way == "text" else {}), "worked examples": shown}
+        for way in WAYS if made.seed % 3 == 0 else WAYS[:2]:
+            context = replace(context, config=ProbeConfig(examples=FEW) if way == "few" else ProbeConfig())
+            texts = {**({} if way == "examples" else made.texts), "worked examples": shown}
             own = next(t for t in texts.values() if t.strip())
             # As in a run: another capability's text where there is one, which half of these have.
             others = list(self.control.values()) if made.seed % 2 else []
@@ -98,13 +100,13 @@ class Prober:
 def probe_set(name: str, out: Path) -> None:
     """Probe every seed of a set that has no file yet."""
     prober: Prober | None = None
-    seeds, family = SETS[name]
+    seeds, families = SETS[name]
     for seed in seeds:
         path = out / name / f"{seed}.json"
         if path.exists():
             continue
         prober = prober or Prober()
-        made = worlds.make_capability(seed, family)
+        made = worlds.make_capability(seed, families)
         started = time.monotonic()
         row = {
             "seed": seed,
@@ -185,7 +187,11 @@ def report(out: Path) -> None:
     for kind in KINDS:
         summary(f"truth {kind}", [v for v in verdicts if v[1] == kind])
     summary("worked examples alone, one kind", [v for v in judged(rows, "examples", model) if v[1] in kinds.SINGLES])
-    summary("a shape never fitted on (calls)", judged(read_set("unseen", out), "text", model))
+    summary(f"{FEW} examples instead of 64, one kind", [v for v in judged(rows, "few", model) if v[1] in kinds.SINGLES])
+    unseen = judged(read_set("unseen", out), "text", model)
+    summary("shapes never fitted on", unseen)
+    for family in worlds.UNSEEN:
+        summary(f"never fitted on: {family}", [v for v in unseen if v[0] == family])
     print("\n| truth | " + " | ".join(KINDS) + " |\n|---|" + "---|" * len(KINDS))
     for kind in KINDS:
         counts = Counter(v[2] for v in verdicts if v[1] == kind)

@@ -16,7 +16,7 @@ Does not: run anything. Nothing in `hybrid` reads the kinds; `bench_kinds.py` co
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,6 +210,20 @@ def called(rng: random.Random) -> Plan:
     return Plan(lambda r: (lambda n: operation(r, n, rules[n], "call"))(r.choice(sorted(rules))), _rule_lines(rules))
 
 
+def twice(rng: random.Random) -> Plan:
+    """A named rule, applied two times."""
+    rules = {n: [rng.choice(world.TWICE)] for n in rng.sample(language.NAMES, rng.randint(2, 4))}
+    return Plan(
+        lambda r: (lambda n: operation(r, f"{n} {n}", rules[n] * 2))(r.choice(sorted(rules))), _rule_lines(rules)
+    )
+
+
+def facts_among_rules(rng: random.Random) -> Plan:
+    """A table of values in a document that also defines rules, which no question asks for."""
+    plan = facts(rng, 3, 5)
+    return Plan(plan.make, [*plan.lines, *_rule_lines(_rules(rng, 3, 1))])
+
+
 PURE: dict[str, tuple[str, Callable[[random.Random], Plan]]] = {
     "direct operations": ("procedural", direct),
     "fact table": ("factual", facts),
@@ -234,14 +248,19 @@ OTHER: dict[str, tuple[str, Callable[[random.Random], Plan]]] = {
     "facts never told": ("", never_told),
 }
 """Families of two kinds or of none."""
-UNSEEN: dict[str, tuple[str, Callable[[random.Random], Plan]]] = {"rules named in a call": ("procedural", called)}
+UNSEEN: dict[str, tuple[str, Callable[[random.Random], Plan]]] = {
+    "rules named in a call": ("procedural", called),
+    "names used twice": ("procedural", twice),
+    "facts among rules": ("factual", facts_among_rules),
+}
 """Never fitted on: a kind in a shape that the calibration did not have."""
 FAMILIES = {**PURE, **OTHER}
 
 
-def make_capability(seed: int, family: str | None = None) -> Made:
-    """The capability of `seed`; its family is `seed` modulo their number unless named."""
-    name = family or list(FAMILIES)[seed % len(FAMILIES)]
+def make_capability(seed: int, families: Sequence[str] = ()) -> Made:
+    """The capability of `seed`; its family is that at `seed` modulo their number, among `FAMILIES` unless others are given."""
+    names = list(families) or list(FAMILIES)
+    name = names[seed % len(names)]
     kinds, maker = {**FAMILIES, **UNSEEN}[name]
     rng = random.Random(f"kind {seed} {name}")
     plan = maker(rng)
