@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import kind_worlds as worlds
-from kinds_fit import fit
+from kinds_fit import fit, loss_on_unseen_families
 
 from hybrid.config.schema import BudgetConfig, ModelConfig, ProbeConfig, TransformersBackendConfig
 from hybrid.evidence.calibration import ece
@@ -147,7 +147,9 @@ def fit_model(out: Path) -> None:
     (Path(kinds.__file__).parent / "kinds.json").write_text(text + "\n", encoding="utf-8")
     best = min(losses, key=lambda key: losses[key])
     for what, key in (("least", best), ("taken", taken)):
-        print(f"{what}: penalty {key[0]}, sharpness {key[1]}, cross-validated log loss {losses[key]:.4f}")
+        unseen = loss_on_unseen_families(rows, *key)
+        print(f"{what}: penalty {key[0]}, sharpness {key[1]}, log loss cross-validated {losses[key]:.3f}, "
+              f"on families left out {unseen:.2f}")  # fmt: skip
 
 
 def judged(rows: Sequence[dict[str, Any]], way: str, model: kinds.Model) -> list[tuple[str, str, str, float]]:

@@ -141,3 +141,12 @@ def fit(rows: Sequence[Row], what: str) -> tuple[Model, dict[tuple[float, float]
     bar = means[best] + float(np.std(losses[best])) / math.sqrt(len(rows))
     penalty, sharpness = max((key for key in means if means[key] <= bar), key=lambda key: (key[0], -key[1]))
     return fit_with(rows, penalty, what, sharpness), means, (penalty, sharpness)
+
+
+def loss_on_unseen_families(rows: Sequence[Row], penalty: float, sharpness: float) -> float:
+    """Mean log loss where every row is judged by a model that was fitted without its family."""
+    losses: list[float] = []
+    for family in sorted({row["family"] for row in rows}):
+        model = fit_with([row for row in rows if row["family"] != family], penalty, "", sharpness)
+        losses += losses_of(model, [row for row in rows if row["family"] == family])
+    return sum(losses) / len(losses)
