@@ -27,7 +27,7 @@ from hybrid.backends.build import build_backend
 from hybrid.backends.transformers_files import Translating
 from hybrid.capability.types import Capability, Split
 from hybrid.config.loader import resolved_json
-from hybrid.config.schema import ModelConfig, ScriptedBackendConfig
+from hybrid.config.schema import ModelConfig, OpenAIBackendConfig, ScriptedBackendConfig
 from hybrid.errors import BackendError, EndpointError, RunFolderError, UsageError
 from hybrid.evidence.compose import compose
 from hybrid.evidence.rollouts import judge_of, rollout_key, sample_seed
@@ -123,6 +123,8 @@ def transfer_to(
     model, backend = choose_model(source, path, settings), source.loaded.config.backend
     if isinstance(backend, ScriptedBackendConfig):  # the models of a scripted run are scripts
         backend = backend.model_copy(update={"script": model.path})
+    if isinstance(backend, OpenAIBackendConfig):  # another name at the same endpoint
+        backend = backend.model_copy(update={"served_model": None})
     try:
         built = build_backend(model, backend, Path, cache_folder(source.path))
     except BackendError as error:

@@ -76,7 +76,7 @@ class FunctionCalling:
         measures="choosing functions and filling their arguments, whole or one granular task of it",
         source="BFCL v4 (bfcl_eval)",
         licence="Apache-2.0",
-        needs={data.PACKAGE: "pip install 'hybrid-placement[demo]'"},
+        needs={data.PACKAGE: "pip install --no-deps bfcl-eval"},
     )
     options = Options
 

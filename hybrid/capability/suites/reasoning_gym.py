@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from tokenize import TokenError
 from typing import Any
@@ -35,6 +36,7 @@ _UNSTABLE = "the same seed gives other rows in another process"
 REFUSED: dict[str, str] = {
     "boxnet": _NO_GOLD,
     "codeio": "it runs code that a language model wrote, to make its rows",
+    "coin_flip": "its scorer accepts the beginning of an answer, such as 0 for 0.927",
     "composite": "it only mixes others; name one of those",
     "game_of_life_halting": "its scorer accepts any text for some rows",
     "graph_color": _NO_GOLD,
@@ -76,6 +78,8 @@ _SCORER_ERRORS = (
     ValueError,
 )
 """What a scorer raises on text that it did not expect."""
+_NO_NUMBER = re.compile(r"\b(nan|inf|infinity)\b", re.IGNORECASE)
+"""No scorer that compares distances is prepared for these: one takes `nan` for every number."""
 _LONGEST = 4_000
 _LONGEST_METADATA = 400
 
@@ -140,8 +144,8 @@ class _Source:
             identity = slug(self.name, "harder" if which == "harder" else "", number)
             kept = {key: value for key, value in entry["metadata"].items() if _plain(value)}
             facts = {**kept, "generator": self.name, "source": which, "number": number}
-            listed = ("", "I do not know", *((str(int(answer) + 1),) if re.fullmatch(r"-?\d{1,12}", answer) else ()))
-            yield Example(id=identity, prompt=entry["question"], reference=answer, metadata=facts, wrong=listed)
+            row = Example(id=identity, prompt=entry["question"], reference=answer, metadata=facts)
+            yield row.model_copy(update={"wrong": never_right(answer)})
 
     def entry(self, number: int) -> dict[str, Any]:
         """The package's entry, made once."""
@@ -168,10 +172,14 @@ class _Scorer:
             return unreadable(reference, completion, "the answer is empty")
         if len(said) > _LONGEST + 2 * len(reference):
             return unreadable(reference, completion, "the answer is too long")
+        if _NO_NUMBER.search(said) and not _NO_NUMBER.search(reference):
+            return unreadable(reference, completion, "the answer is no number")
         if self._form is not None and not self._form.fullmatch(said):
             return unreadable(reference, completion, "the answer does not have the form of one")
         try:
-            value = self._sources[example.metadata["source"]].score(said, example.metadata["number"])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Python, about the text that a scorer evaluates
+                value = self._sources[example.metadata["source"]].score(said, example.metadata["number"])
         except _SCORER_ERRORS:
             return unreadable(reference, completion, "the answer cannot be read")
         if value >= 1.0:
@@ -206,6 +214,16 @@ def _create(name: str, config: Mapping[str, Any], key: str, seed: int, size: int
         return kind(made)
     except (AssertionError, TypeError, ValueError) as error:
         raise SuiteError(key, f"{name} refuses these settings: {error}", "correct them") from error
+
+
+def never_right(answer: str) -> tuple[str, ...]:
+    """Texts that are no answer, and for a number its neighbour and its first digit: what a lenient scorer may let pass."""
+    found = ["", "I do not know", "nan", "inf"]
+    if re.fullmatch(r"-?\d{1,12}(\.\d{1,12})?", answer):
+        digit = answer.lstrip("-")[0]
+        found += [digit] if abs(float(digit) - float(answer)) > 0.1 else []
+        found += [str(int(answer) + 1)] if "." not in answer else []
+    return tuple(dict.fromkeys(found))
 
 
 def _plain(value: Any) -> bool:
