@@ -23,6 +23,7 @@ from hybrid.pipeline import assemble_generality, assemble_lifecycle
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
+from hybrid.pipeline.probing import kind_of
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.shared_job import SHARED
 from hybrid.report import schema as r
@@ -103,6 +104,7 @@ def profile_json(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any
                     "fallback": o.route.fallback,
                     "kind": o.route.kind,
                 },
+                "kind": kind_of(o.capability, o.probed.profile if o.probed else {}).model_dump(mode="json"),
             }
             for o in outcomes
             if o.route is not None
@@ -133,11 +135,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             *([unmeasured] if unmeasured else ()),
             f"placed: {placement.reason}",
         ),
-        kind=r.Kind(
-            measured=route.kind,
-            declared=outcome.capability.declared_kind,
-            confidence=route.kind_confidence,
-        ),
+        kind=kind_of(outcome.capability, outcome.probed.profile if outcome.probed else {}),
         profile=_profile(outcome),
         arms=_arms(outcome, session.loaded.config.seed),
         delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,

@@ -37,13 +37,13 @@ from hybrid.pipeline.previous import (
     previous_built,
     retires,
 )
+from hybrid.pipeline.probing import probe_context_of, tell_kind
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
 from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
-from hybrid.probe.base import ProbeContext
 from hybrid.probe.lapse import lapse_probe
 from hybrid.probe.profile import Probed, irrelevant_text, profile_capability, worked_examples
 from hybrid.report.render import write_report
@@ -188,19 +188,13 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         own = outcome.texts["draft"] or outcome.texts["worked examples"]
         others = [o.texts["draft"] for o in [*outcomes[i + 1 :], *outcomes[:i]]]
         with session.stage(capability.name, "probe") as note:
-            context = ProbeContext(
-                session.meter,
-                capability,
-                config.probe,
-                session.backend.info().fingerprint,
-                session.sampling(capability),
-                config.seed,
-            )
+            context = probe_context_of(session, capability)
             outcome.probed = profile_capability(context, outcome.texts, irrelevant_text(own, others, config.seed))
             kinds = [label.kind for label in outcome.labels]
             outcome.probed.profile["lapse_share"] = lapse_probe(
                 kinds.count("defect"), kinds.count("lapse"), document=outcome.texts["seed"], source="seed"
             )
+            tell_kind(session, capability, outcome.probed.profile)
             outcome.route = directed(
                 session, capability.name, outcome.probed.profile, config.router.force.get(capability.name)
             )

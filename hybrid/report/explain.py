@@ -13,6 +13,7 @@ import textwrap
 from hybrid.config.suggest import did_you_mean
 from hybrid.errors import UsageError
 from hybrid.report import argument
+from hybrid.report.kind_text import kind_evidence, kind_line
 from hybrid.report.order_text import explained
 from hybrid.report.probe_words import probe_lines
 from hybrid.report.schema import CapabilityReport, GateVerdict, Report
@@ -34,8 +35,7 @@ def find(report: Report, name: str) -> CapabilityReport:
 def to_text(report: Report, capability: CapabilityReport) -> str:
     """The explanation of one capability, ending in one newline: an argument in numbered questions, each with its evidence."""
     c = capability
-    sure = f"measured {c.kind.measured or 'undecided'}, declared {c.kind.declared or 'nothing'}"
-    out = [f"{line(c.name)}: {c.placement} (confidence {num(c.confidence)})", f"kind: {sure}"]
+    out = [f"{line(c.name)}: {c.placement} (confidence {num(c.confidence)})", f"kind: {kind_line(c.kind)}"]
     trail = [f"({i}) {line(step, 1000)}" for i, step in enumerate(c.decision_trail, 1)]
     asked = (
         ("What is claimed", argument.claim(c)),
@@ -43,6 +43,7 @@ def to_text(report: Report, capability: CapabilityReport) -> str:
         ("What does a text give, against its control?", argument.text(c, report)),
         ("What do its samples say about gradients?", argument.samples(c, report)),
         ("What else was measured?", list(probe_lines(c, "other"))),
+        ("What kind of thing is it?", kind_evidence(c.kind)),
         ("Which rules sent it there, in order?", trail),
         ("What was built, and what was refused?", list(argument.built(c))),
         ("Which test decided?", list(argument.decided(c, report))),

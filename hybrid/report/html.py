@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from hybrid.report import generality_text, lifecycle_text, memory_text, order_text, svg
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
+from hybrid.report.kind_text import kind_evidence
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Report, Substrate
 from hybrid.report.text import (
     ABSENT,
@@ -228,6 +229,7 @@ def _environment() -> Environment:
             "memory_figure": memory_text.memory_figure,
             "memory_line": memory_text.memory_line,
             "interval": interval,
+            "kind_evidence": kind_evidence,
             "trainings": order_text.trainings,
             "order_sentences": order_text.sentences,
             "order_tables": order_text.tables,

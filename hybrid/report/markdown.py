@@ -13,6 +13,7 @@ from hybrid.report import lifecycle_text, order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
+from hybrid.report.kind_text import kind_evidence, kind_line
 from hybrid.report.memory_text import memory_line
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit, TrainingMemory
 from hybrid.report.text import (
@@ -94,8 +95,8 @@ def _verdicts(report: Report) -> list[str]:
 def _trail(c: CapabilityReport) -> Iterator[str]:
     yield f"**{c.placement}**: {esc(c.reason, 2000)}"
     yield ""
-    kind = f"measured {c.kind.measured or 'undecided'}, declared {c.kind.declared or 'nothing'}"
-    yield f"- confidence {num(c.confidence)}; kind {kind} (confidence {num(c.kind.confidence)})"
+    yield f"- confidence {num(c.confidence)}; kind {kind_line(c.kind)}"
+    yield from (f"  - {esc(text, 1000)}" for text in kind_evidence(c.kind))
     yield f"- {esc(verdict_line(c))}"
     yield ""
     if c.decision_trail:
