@@ -1,8 +1,8 @@
 """Iteration without a document, with one that spells the steps out, and after training; and where the product then puts it.
 
     python scripts/train_numeric.py --out runs/numeric-member     # once: the member that is asked
-    python scripts/bench_depth.py --seeds 0-4                     # accuracy against depth: one map of the dialect per seed
-    python scripts/bench_depth.py --seeds 0-4 --product           # `hybrid run` on shallow and deep capabilities
+    python scripts/bench_depth.py --seeds 0-4                     # accuracy against depth
+    python scripts/bench_depth.py --seeds 0-4 --product           # what the router makes of deep and shallow ones
     python scripts/bench_depth.py --summary --figure docs/depth.svg
 
 Curves, d = 1 to 8 (`numeric_language.py`), mostly of `@next`, whose answers were practised equally at once and in steps. Each
@@ -12,7 +12,7 @@ once after GRPO on d = 1 to 4 of other numbers (the last checkpoint). Beside it 
 `hybrid.probe.depth`.
 
 Product: what the router attempts and recommends, from the probes alone (`hybrid probe`), with the same document as seed skill:
-single steps (`single-step`), `@next` to d = 7 (`deep`), the pair to d = 4 (`deep-pair`). With --whole `hybrid run`.
+`@next` to d = 7 (`deep`), the pair to d = 4 (`deep-pair`), single steps. With --whole `hybrid run`.
 
 One JSON per seed in --out; a run resumes. Does not: train the member.
 """
@@ -81,13 +81,13 @@ def options(slots: Iterable[str], depths: Iterable[int], seed: int) -> str:
     )
 
 
-def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int]) -> list[str]:
+def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int], document: str = "SKILL.md") -> list[str]:
     """Configuration lines of a capability."""
     shown = dict(zip(("train", "search", "confirm", "test", "variant"), sizes, strict=True))
     return [
         f"  - name: {name}",
         f"    source: {{type: suite, name: numeric_iteration, options: {chosen}, sizes: {json.dumps(shown)}}}",
-        "    skill: SKILL.md",
+        f"    skill: {document}",
         "    decoding: {max_new_tokens: 110}",
         "    kind: procedural",
     ]
@@ -97,6 +97,7 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
     """The configuration with its document and vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "SKILL.md").write_text(DOCUMENT, encoding="utf-8")
+    (folder / "OTHER.md").write_text(DOCUMENT.replace(numeric.STEP_LINE, "rule Kar @rev."), encoding="utf-8")
     rules = ["form plain.", "form angle.", "form square.", numeric.STEP_LINE]
     (folder / "vocabulary.yaml").write_text(
         "slots: []\nfacts: []\nexamples: []\nrules: " + json.dumps(rules) + "\n", encoding="utf-8"
@@ -171,12 +172,16 @@ def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
 
 
 def product_world(folder: Path, member: Path, seed: int) -> Path:
-    """Single steps; seven steps that have to be executed; four of a step that goes wrong now and then."""
+    """Seven steps that have to be executed, four of a step that goes wrong now and then, and single steps after each.
+
+    Single steps have another document: a capability's irrelevant control is its neighbour's text.
+    """
     sizes = (32, 64, 96, 96, 0)
     parts = [
-        capability("single-step", options(["@next", "@prev"], [1], seed), sizes),
         capability("deep", options(["@next"], range(1, 8), seed), sizes),
+        capability("single-next", options(["@next"], [1], seed), sizes, "OTHER.md"),
         capability("deep-pair", options(["@prev @rotr"], range(1, 5), seed), sizes),
+        capability("single-prev", options(["@prev"], [1], seed), sizes, "OTHER.md"),
     ]
     return write_world(folder, f"depth-product-{seed}", member, seed, parts)
 

@@ -86,7 +86,7 @@ def warnings_of(parent: Parent | None) -> tuple[str, ...]:
 
 def _adopt(folder: RunFolder, fork: Path, fields: Mapping[str, Any]) -> Parent:
     found = _read(fork / "run.json")
-    old = {key: value for key, value in found["fields"].items() if key != "parent"}
+    old = {key: value for key, value in found["fields"].items() if key not in ("parent", "lineage")}
     changed = differences(old, fields)
     base = [d for d in changed if d.field.startswith("model.") and d.field != "model.device"]
     if base:

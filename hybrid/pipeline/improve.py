@@ -240,7 +240,7 @@ class Improver:
         session, capability = self.session, self.capability
         with session.stage(capability.name, name) as note:
             try:
-                taught = self._lessons(into, rows) if session.loaded.config.weights.method == "distill" else None
+                taught = self._lessons(into, rows) if session.method(capability.name) == "distill" else None
                 result = train_adapter(session, capability, skill, name, taught, rows)
             except TrainingError as error:
                 note["summary"] = f"stopped: {error}"

@@ -296,7 +296,7 @@ def control_text(
             low, high = (middle, high) if count("".join(words[:middle])) <= count(own) else (low, middle - 1)
         if low and [w.strip() for w in words[:low]] != own.split():
             return "".join(words[:low]), f"the document of {name}, cut or repeated to the same length"
-    shuffled = irrelevant_text(own, [], seed)
+    shuffled = irrelevant_text(own, [], seed, letters=False)
     return shuffled, "the document's own words in random order" if shuffled else ""
 
 

@@ -80,7 +80,9 @@ def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int 
 def card(report: Report) -> str:
     """The model card, drawn from the report alone: equal reports give equal text. Names and texts are escaped."""
     m = report.model
-    size = f"{m.parameters:,} parameters, {esc(m.dtype)}" if m.device != "remote" else "size unknown, behind an endpoint"
+    size = (
+        f"{m.parameters:,} parameters, {esc(m.dtype)}" if m.device != "remote" else "size unknown, behind an endpoint"
+    )
     lines = [f"# {esc(report.run_id)}: skills and adapters", ""]
     lines += [
         f"Made for the base model {esc(m.path)} ({size}), fingerprint "

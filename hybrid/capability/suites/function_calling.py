@@ -46,6 +46,7 @@ class Options(Asking):
     """Which task, on which rows."""
 
     task: Task = "call"
+    """What is asked of every row; docs/function-calling.md says what each task is."""
     live: bool = False
     """Rows of BFCL's live categories too: longer, in several languages, and noisier."""
     unseen: bool = True
