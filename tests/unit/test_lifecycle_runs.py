@@ -287,7 +287,7 @@ def test_a_kill_anywhere_leaves_the_same_report(done: World, tmp_path: Path, ver
     work()
     whole = _left(done.folder / "new")
     killed = 0
-    for k in (*range(1, 8), *range(11, 400, 17)):
+    for k in (*range(1, 6), *range(11, 400, 37)):
         shutil.rmtree(done.folder)
         shutil.copytree(kept, done.folder)
         code = _child(work, f"*:{k}")
@@ -300,7 +300,7 @@ def test_a_kill_anywhere_leaves_the_same_report(done: World, tmp_path: Path, ver
         assert report == whole[0], f"killed at point {k}"
         assert sorted(rows) == sorted(whole[1])
         assert len(rows) == len(set(rows))
-    assert killed > 8
+    assert killed > 6
 
 
 # Adapters.
