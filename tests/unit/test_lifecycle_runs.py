@@ -218,6 +218,7 @@ def test_a_stale_document_is_renewed_by_the_same_gates(done: World) -> None:
     assert (told.when, told.action, told.delta, told.n) == (report.run_id, "renew", 1.0, SIZES["test"])
     assert told.outcome.startswith("carried out")
     assert report.provenance.parent is not None
+    assert [c.partition(":")[0] for c in report.provenance.parent.changed] == ["data.codes"], "and no path"
     for form in ("md", "html"):
         assert "renew" in (path.parent / f"placement.{form}").read_text(encoding="utf-8")
     assert "renew" in to_text(report, find(report, "codes"))
