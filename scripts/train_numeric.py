@@ -135,7 +135,7 @@ def main() -> None:
     log.write({"parameters": model.num_parameters(), **settings})
     train(args, model, tokenizer, log)
     final = uncompiled(model)
-    log.write({"final": evaluate(final, tokenizer, seed=20_000, count=100), "minutes": log.minutes})
+    log.write({"final": evaluate(final, tokenizer, seed=20_000, count=40), "minutes": log.minutes})
     log.write({"reference language": evaluate_reference(final, tokenizer, seed=20_000), "minutes": log.minutes})
     save(final, tokenizer, args.out)
 
