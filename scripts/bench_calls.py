@@ -290,9 +290,7 @@ def main() -> None:
     """Every seed and arm, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("0-4"))
-    parser.add_argument(
-        "--arms", nargs="+", choices=ARMS, default=ARMS, help="two or three; a first pair can be finished before"
-    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:2], help="two or three")
     parser.add_argument("--out", type=Path, default=Path("runs/calls"))
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each arm's training")
     parser.add_argument("--libraries", type=int, default=LIBRARIES, help="with four rows each, which two arms share")
