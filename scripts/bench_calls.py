@@ -246,6 +246,7 @@ def rates(found: Mapping[str, Any]) -> dict[str, float]:
         "N-1 twins refused": fmean(r["exact"] for r in found["test"]["twins"]),
         "exact call, tools of training": fmean(r["exact"] for r in found["test"]["seen"]),
     }
+    out["exact call, unseen minus training's"] = out["exact call"] - out["exact call, tools of training"]
     shapes = ("single", "parallel", "chaining", "nested")
     return out | {f"exact, {s}": fmean(r["exact"] for r in rows if r["shape"] == s) for s in shapes}
 
