@@ -193,7 +193,7 @@ def costs(c: CapabilityReport) -> list[str]:
         said.append(
             f"an answer reads {after.tokens_in:.1f} prompt tokens, {after.tokens_in - before.tokens_in:+.1f} against the base"
         )
-    return [*said, *probe_lines(c, "declared"), f"finding it: {cost_line(c.ledger)}"]
+    return [*said, *probe_lines(c, "cost"), f"finding it: {cost_line(c.ledger)}"]
 
 
 def side_effects(c: CapabilityReport) -> Iterator[str]:

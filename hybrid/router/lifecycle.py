@@ -111,7 +111,7 @@ def propose(capability: CapabilityReport, terms: Terms, now: Now, costs: Costs, 
             if rule is not None:
                 return proposed("demote", "skill", rule)
         return proposed("keep", was, "; ".join(looked))
-    why = _pays(capability, terms, costs, policy, looked)
+    why = _pays(capability, terms, now, costs, policy, looked)
     return proposed("promote", "weights", why) if why is not None else proposed("keep", was, "; ".join(looked))
 
 
@@ -169,12 +169,18 @@ def _restless(terms: Terms, costs: Costs, looked: list[str]) -> str | None:
     return looked[-1] if days > lasts else None
 
 
-def _pays(capability: CapabilityReport, terms: Terms, costs: Costs, policy: Policy, looked: list[str]) -> str | None:
+def _pays(
+    capability: CapabilityReport, terms: Terms, now: Now, costs: Costs, policy: Policy, looked: list[str]
+) -> str | None:
     if terms.portable:
         looked.append("it is declared portable: a text carries over to other bases, an adapter does not")
         return None
     if terms.calls_per_day is None:
         looked.append("calls_per_day is not declared, so nothing is known to be saved by an adapter")
+        return None
+    refused = [h.when for h in capability.history if h.action == "promote" and h.now != "weights"]
+    if refused and not now.changed:
+        looked.append(f"it was tried by run {refused[-1]}, the gates refused it, and the data are the same")
         return None
     changed = [h.when for h in capability.history if h.action in ("demote", "renew")]
     if changed and terms.volatility is None:

@@ -89,6 +89,16 @@ def test_what_changed_before_is_promoted_again_only_where_its_pace_is_declared()
     assert propose(capability, declared, STABLE, costs(0.1), POLICY).action == "promote"
 
 
+def test_a_promotion_that_was_refused_is_not_tried_again_on_the_same_data() -> None:
+    entry = {"when": "run-1", "was": "skill", "now": "skill", "why": "hot", "outcome": "not carried out (skill)"}
+    numbers = {"delta": None, "low": None, "high": None, "n": 0}
+    past = HistoryEntry(action="promote", **entry, **numbers)  # type: ignore[arg-type]
+    capability, hot = placed("skill").model_copy(update={"history": (past,)}), Terms(calls_per_day=1e6)
+    found = propose(capability, hot, STABLE, costs(0.1), POLICY)
+    assert (found.action, "tried by run run-1" in found.why) == ("keep", True)
+    assert propose(capability, hot, Now(True, GAINS, SAME), costs(0.1), POLICY).action == "promote"
+
+
 def test_harm_to_another_demotes_an_adapter_and_not_a_text() -> None:
     harm = Collateral(delta=-0.2, low=-0.3, high=-0.1, n=48)
     maybe = Collateral(delta=-0.2, low=-0.45, high=0.05, n=48)
