@@ -278,7 +278,7 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
         if session.before(outcome.capability.name) is not None:
             routed = set(outcome.verdicts)
         elif carried(session, outcome.capability.name):
-            routed |= {"skill"} & set(outcome.verdicts)
+            routed.update(arm for arm in outcome.verdicts if arm == "skill")
         outcome.placement = _placed(session, outcome, {a: v for a, v in outcome.verdicts.items() if a in routed})
         keep_document(session, outcome.capability, outcome.improved, outcome.previous, outcome.placement)
         if config.router.counterfactual:
