@@ -264,11 +264,11 @@ def shown(probe: ProbeResult | None) -> str:
 
 
 def print_product(reports: dict[int, dict[str, Any]]) -> None:
-    """What the router attempts and recommends on the stored profiles, and what it looked at."""
+    """What the router attempts and recommends on the stored profiles, what was placed after a whole run, and the figures."""
     print(
         "\n| seed | capability | attempted | recommended | base | with text | b | b with text | fitted at the deepest |"
     )
-    print("|---" * 9 + "|")
+    print("|---" * 10 + "|")
     for seed, report in reports.items():
         for name, found in report.items():
             profile = profile_of(found)
@@ -280,6 +280,7 @@ def print_product(reports: dict[int, dict[str, Any]]) -> None:
                 name,
                 routed.placement,
                 getattr(routed, "recommendation", None) or "-",
+                found.get("placement", "-"),
                 *(shown(profile.get(key)) for key in ("base", "text_score", "depth_slope", "depth_slope_text")),
                 f"{ends['at_deepest']:.2f} at {ends['deepest']:.0f}" if "at_deepest" in ends else "-",
             ]

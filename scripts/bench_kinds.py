@@ -40,7 +40,7 @@ SETS: dict[str, tuple[range, tuple[str, ...]]] = {
 """Name -> (seeds, the families that they have in turn)."""
 KINDS = ("procedural", "factual", "stylistic", "mixed", "unclear")
 WAYS = ("text", "few", "examples")
-"""With the texts that a capability has, on all examples and on few; for a third of the seeds, with worked examples alone."""
+"""With the texts that a capability has, on all examples and on few; in every third round of families, with examples alone."""
 FEW = 16
 
 
@@ -86,7 +86,7 @@ class Prober:
             made.seed,
             ranker=self.backend if isinstance(self.backend, Ranks) else None,
         )
-        for way in WAYS if made.seed % 3 == 0 else WAYS[:2]:
+        for way in WAYS if made.seed // len(worlds.FAMILIES) % 3 == 0 else WAYS[:2]:
             context = replace(context, config=ProbeConfig(examples=FEW) if way == "few" else ProbeConfig())
             texts = {**({} if way == "examples" else made.texts), "worked examples": shown}
             own = next(t for t in texts.values() if t.strip())
@@ -194,6 +194,10 @@ def report(out: Path) -> None:
     summary("shapes never fitted on", unseen)
     for family in worlds.UNSEEN:
         summary(f"never fitted on: {family}", [v for v in unseen if v[0] == family])
+    alone = judged(rows, "examples", model)
+    for kind in kinds.SINGLES:
+        counts = Counter(v[2] for v in alone if v[1] == kind)
+        print(f"\nworked examples alone, truth {kind}: " + ", ".join(f"{k} {n}" for k, n in counts.most_common()))
     print("\n| truth | " + " | ".join(KINDS) + " |\n|---|" + "---|" * len(KINDS))
     for kind in KINDS:
         counts = Counter(v[2] for v in verdicts if v[1] == kind)

@@ -178,6 +178,12 @@ def test_settings_of_a_generator_are_checked(options: dict[str, Any], said: str)
     assert any(said in str(p) for p in problems)
 
 
+def test_what_a_generator_prints_stays_off_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """`bf` prints a dot for every program that it tries, which would spoil `--json`."""
+    assert check_gold(sample("reasoning_gym", {"generator": "bf"})) == []
+    assert capsys.readouterr().out == ""
+
+
 ATTACKS = (
     "[open(MARK, 'w')]",
     "__import__('pathlib').Path(MARK).touch()",

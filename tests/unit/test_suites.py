@@ -109,6 +109,16 @@ def test_more_training_rows_leave_the_sealed_splits_alone(own: Callable[..., Any
         ({"text": "SUITE = 3"}, "source.path", "has no about, options, build"),
         ({"text": "import nowhere_at_all"}, "source.path", "nowhere_at_all"),
         ({"path": None, "name": "fact"}, "source.name", "there is no suite 'fact'"),
+        (
+            {"path": None, "name": "routes", "options": {"roads": 7}},
+            "source.options.roads",
+            "more than 0 and at most 1",
+        ),
+        (
+            {"path": None, "name": "routes", "options": {"parents": ["tests"]}},
+            "source.options.parents.0",
+            "did you mean",
+        ),
     ],
 )
 def test_each_mistake_names_its_key(own: Callable[..., Any], source: dict[str, Any], key: str, said: str) -> None:

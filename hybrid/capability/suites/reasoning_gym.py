@@ -13,8 +13,10 @@ Does not: give partial credit unless asked to. Many scorers reward an answer for
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import warnings
@@ -150,12 +152,15 @@ class _Source:
     def entry(self, number: int) -> dict[str, Any]:
         """The package's entry, made once."""
         if number not in self._entries:
-            self._entries[number] = self._data[number]
+            with _quiet():
+                self._entries[number] = self._data[number]
         return self._entries[number]
 
     def score(self, answer: str, number: int) -> float:
         """The package's own score of an answer."""
-        return float(self._data.score_answer(answer, entry=self.entry(number)))
+        entry = self.entry(number)
+        with _quiet():
+            return float(self._data.score_answer(answer, entry=entry))
 
 
 class _Scorer:
@@ -177,9 +182,7 @@ class _Scorer:
         if self._form is not None and not self._form.fullmatch(said):
             return unreadable(reference, completion, "the answer does not have the form of one")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Python, about the text that a scorer evaluates
-                value = self._sources[example.metadata["source"]].score(said, example.metadata["number"])
+            value = self._sources[example.metadata["source"]].score(said, example.metadata["number"])
         except _SCORER_ERRORS:
             return unreadable(reference, completion, "the answer cannot be read")
         if value >= 1.0:
@@ -214,6 +217,14 @@ def _create(name: str, config: Mapping[str, Any], key: str, seed: int, size: int
         return kind(made)
     except (AssertionError, TypeError, ValueError) as error:
         raise SuiteError(key, f"{name} refuses these settings: {error}", "correct them") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing that the package prints, or that Python says about the text it evaluates, reaches the terminal or `--json`."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def never_right(answer: str) -> tuple[str, ...]:
