@@ -246,6 +246,7 @@ def rates(found: Mapping[str, Any]) -> dict[str, float]:
         "N-1 twins refused": fmean(r["exact"] for r in found["test"]["twins"]),
         "exact call, tools of training": fmean(r["exact"] for r in found["test"]["seen"]),
     }
+    out["exact call, unseen minus training's"] = out["exact call"] - out["exact call, tools of training"]
     shapes = ("single", "parallel", "chaining", "nested")
     return out | {f"exact, {s}": fmean(r["exact"] for r in rows if r["shape"] == s) for s in shapes}
 
@@ -290,9 +291,7 @@ def main() -> None:
     """Every seed and arm, then the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=seeds_of, default=seeds_of("0-4"))
-    parser.add_argument(
-        "--arms", nargs="+", choices=ARMS, default=ARMS, help="two or three; a first pair can be finished before"
-    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS[:2], help="two or three")
     parser.add_argument("--out", type=Path, default=Path("runs/calls"))
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each arm's training")
     parser.add_argument("--libraries", type=int, default=LIBRARIES, help="with four rows each, which two arms share")

@@ -19,6 +19,7 @@ Does not: read files, train, or know `hybrid`.
 
 from __future__ import annotations
 
+import keyword
 import random
 import re
 from collections.abc import Sequence
@@ -109,7 +110,8 @@ def make_tools(rng: random.Random, seen: int, unseen: int, unseen_wishes: int) -
     wishes = rng.sample(NAMES, len(NAMES))
     codes: set[str] = set()
     while len(codes) < seen + unseen:
-        codes.add(rng.choice(LETTERS) + rng.choice(VALUE_CHARACTERS) + rng.choice(VALUE_CHARACTERS))
+        code = rng.choice(LETTERS) + rng.choice(VALUE_CHARACTERS) + rng.choice(VALUE_CHARACTERS)
+        codes |= set() if keyword.iskeyword(code) else {code}  # `def`: calls are graded as Python
     names = rng.sample(sorted(codes), seen + unseen)
 
     def tools(names: Sequence[str], wishes: Sequence[str]) -> list[Tool]:
