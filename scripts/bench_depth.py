@@ -39,6 +39,7 @@ from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability, Example
 from hybrid.config.loader import LoadedConfig, load_config, resolved_json
 from hybrid.config.router import RouterConfig
+from hybrid.evidence.rollouts import RolloutStore
 from hybrid.evidence.stats import wilson
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.run import run
@@ -266,7 +267,7 @@ def shown(probe: ProbeResult | None) -> str:
 def print_product(reports: dict[int, dict[str, Any]]) -> None:
     """What the router attempts and recommends on the stored profiles, what was placed after a whole run, and the figures."""
     print(
-        "\n| seed | capability | attempted | recommended | base | with text | b | b with text | fitted at the deepest |"
+        "\n| seed | capability | attempted | recommended | placed | base | with text | b | b with text | fitted at the deepest |"
     )
     print("|---" * 10 + "|")
     for seed, report in reports.items():
@@ -285,6 +286,25 @@ def print_product(reports: dict[int, dict[str, Any]]) -> None:
                 f"{ends['at_deepest']:.2f} at {ends['deepest']:.0f}" if "at_deepest" in ends else "-",
             ]
             print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def print_sealed(seed: int, root: Path) -> None:
+    """Right of asked by depth on the sealed test of a whole run, for everything that was measured on it."""
+    folder = root / f"product-{seed}"
+    depths = {
+        (c.name, e.id): e.metadata["depth"]
+        for c in load_capabilities(load_config(folder / "config.yaml"))
+        for e in c.splits["test"]
+    }
+    cells: dict[tuple[str, str], dict[int, list[bool]]] = {}
+    for rollout in RolloutStore(folder / "run" / "rollouts").all():
+        if rollout.split == "test":
+            found = cells.setdefault((rollout.capability, rollout.candidate), {})
+            found.setdefault(depths[rollout.capability, rollout.example_id], []).append(rollout.passed)
+    print(f"\nseed {seed}, sealed test, right of asked at each depth:")
+    for (name, candidate), found in sorted(cells.items()):
+        shares = ", ".join(f"d = {d}: {sum(v)} of {len(v)}" for d, v in sorted(found.items()))
+        print(f"- {name}, candidate {candidate[:8]}: {shares}")
 
 
 def main() -> None:
@@ -316,6 +336,8 @@ def main() -> None:
     drawn = print_curves(curves) if curves else {}
     if reports:
         print_product(reports)
+    for seed in reports if args.whole else ():
+        print_sealed(seed, args.out)
     if args.figure and drawn:
         from depth_figure import figure
 

@@ -48,8 +48,8 @@ EXPECTED = (
     ("promote", "mark", "weights", "what nobody asked to change stays (mark)"),
     ("demote", "facts", "skill", "facts that changed go back to text (facts)"),
     ("replace", "mark", "keep", "a base that knows the mark does without its adapter (mark)"),
-    ("replace", "facts", "skill", "the document carries over to the new base (facts)"),
-    ("replace", "rules", "skill", "the document carries over to the new base (rules)"),
+    ("replace", "facts", "skill", "its document still ships on the new base (facts)"),
+    ("replace", "rules", "skill", "its document still ships on the new base (rules)"),
 )
 
 

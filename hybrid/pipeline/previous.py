@@ -14,7 +14,7 @@ from dataclasses import replace
 from hybrid.capability.types import Capability
 from hybrid.config.schema import PlacementName
 from hybrid.pipeline.arms import Built
-from hybrid.pipeline.improve import Improved
+from hybrid.pipeline.improve import Improved, seed_document
 from hybrid.pipeline.lineage import Lineage, previous_adapter, previous_document
 from hybrid.pipeline.session import Session
 from hybrid.probe.base import Profile
@@ -83,6 +83,28 @@ def offer_previous(session: Session, capability: Capability, into: Improved, pre
             into.notes.append(
                 f"{arm}: what run {session.lineage.run_id if session.lineage else ''} shipped, offered again"
             )
+
+
+def offer_carried(session: Session, capability: Capability, route: Route, into: Improved) -> None:
+    """On a new base: the document that shipped on the old one meets the gate as it is, where the probes ask for no text.
+
+    The probes look at few examples; what was shown elsewhere is not dropped on their word alone. Not where the base does it.
+    """
+    lineage = session.lineage
+    before = None if lineage is None else lineage.capabilities.get(capability.name)
+    if lineage is None or before is None or lineage.kind != "replace" or route.placement == "keep":
+        return
+    seed = seed_document(session, capability)
+    if before.was in ("skill", "both") and "skill" not in into.built and seed.body.strip():
+        into.built["skill"], into.document = Built(skill=seed.body), seed
+        into.notes.append(f"skill: the document of run {lineage.run_id}, unchanged, offered to the gate")
+
+
+def carried(session: Session, name: str) -> bool:
+    """Whether a text may ship whatever the probes asked for: it is the document of the run on the old base."""
+    lineage = session.lineage
+    before = None if lineage is None else lineage.capabilities.get(name)
+    return lineage is not None and lineage.kind == "replace" and before is not None and before.was in ("skill", "both")
 
 
 def keep_document(

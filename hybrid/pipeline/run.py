@@ -30,9 +30,11 @@ from hybrid.pipeline.lineage import read_lineage
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.previous import (
     asked_arms,
+    carried,
     directed,
     goes_back,
     keep_document,
+    offer_carried,
     offer_previous,
     previous_built,
     retires,
@@ -230,10 +232,12 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
         elif config.weights.schedule.tasks == "separate":
             outcome.improved = improver.improve(arms, fallback, outcome.route.kind, outcome.probed.best_text)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
+            offer_carried(session, outcome.capability, outcome.route, outcome.improved)
             faultpoint("stage.improve")
         else:
             outcome.improved = improver.text(arms)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
+            offer_carried(session, outcome.capability, outcome.route, outcome.improved)
             asked.append(Asked(improver, outcome.improved, improver.weight_arms(outcome.improved, arms, fallback)))
     return share(session, asked)
 
@@ -273,6 +277,8 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
         routed = set(wanted) | ({fallback} & set(outcome.verdicts))
         if session.before(outcome.capability.name) is not None:
             routed = set(outcome.verdicts)
+        elif carried(session, outcome.capability.name):
+            routed.update(arm for arm in outcome.verdicts if arm == "skill")
         outcome.placement = _placed(session, outcome, {a: v for a, v in outcome.verdicts.items() if a in routed})
         keep_document(session, outcome.capability, outcome.improved, outcome.previous, outcome.placement)
         if config.router.counterfactual:

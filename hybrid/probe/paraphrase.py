@@ -1,13 +1,15 @@
 """Paraphrase consistency: does the same question, asked in other words, get the same answer?
 
-Groups are rows with one metadata `paraphrase_of` (the row of that id is in its group too), or rows with one parent
-and one reference. PC of a group of m is the sum over distinct answers of (n_y / m)^2. Because a right answer is
-always the same one, PC grows with accuracy alone; so the value is kappa = sum(PC - E) / sum(1 - E) with E = p^2 + (1
-- p^2) / m, what PC would be if each paraphrase were answered anew, right with probability p and wrong each time in
-another way (p is the accuracy over all groups). 0: the wording decides, 1: the question does. The details hold mean
-PC by accuracy of the group: a low PC where most answers are right is surface memory.
-Control: E. Interval: bootstrap over groups. Cost: one completion per paraphrase that is not among the probed rows, at
-most `probe.paraphrases`. Not measurable without paraphrases.
+Groups are rows with one metadata `paraphrase_of` (the row of that id is in its group too), or rows with one parent and
+one reference. PC of a group of m is the sum over distinct answers of (n_y / m)^2. Because a right answer is always the
+same one, PC grows with accuracy alone, so each group is compared with its own stratum: the value is kappa =
+sum(PC - E) / sum(1 - E) with E = (c^2 + m - c) / m^2, what a group with the same c right answers has when every wrong one
+is another. Groups that are all right have no room and do not count. 0: beyond their accuracy the answers agree in
+nothing; 1: every question gets one answer, whatever its wording. The details hold mean PC by accuracy of the group: a
+low PC where most answers are right is surface memory.
+Control: E, so that questions of mixed difficulty do not look consistent by being mixed. Interval: bootstrap over groups.
+Cost: one completion per paraphrase that is not among the probed rows, at most `probe.paraphrases`. Not measurable
+without paraphrases, or where every answer is right.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def consistency(groups: Sequence[Group], seed: int) -> ProbeResult:
         low=float(min(low, value)),
         high=float(max(high, value)),
         n=len(groups),
-        note="consistency over paraphrases beyond what the accuracy alone gives (kappa)",
+        note="consistency over paraphrases beyond what each group's accuracy gives (kappa)",
         details=details,
     )
 
@@ -108,8 +110,7 @@ def consistency(groups: Sequence[Group], seed: int) -> ProbeResult:
 def _kappa(sizes: FloatArray, right: FloatArray, pc: FloatArray, draws: npt.NDArray[np.int64]) -> FloatArray:
     """kappa of every row of group numbers; NaN where every answer is right."""
     m, c = sizes[draws], right[draws]
-    p = (c.sum(axis=1) / m.sum(axis=1))[:, None]
-    expected = p**2 + (1 - p**2) / m
+    expected = (c**2 + m - c) / m**2
     room = (1 - expected).sum(axis=1)
     gained = (pc[draws] - expected).sum(axis=1)
     safe = np.where(room > 1e-9, room, 1.0)

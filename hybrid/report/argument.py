@@ -130,7 +130,7 @@ def decided(c: CapabilityReport, report: Report) -> Iterator[str]:
     if not c.gate:
         yield "no arm reached the ship gate, so `confirm` was not opened for this capability"
         return
-    yield "`confirm` had been read by nothing before; each arm against the base, paired by example" + _policy(report)
+    yield "nothing that builds an arm reads `confirm`; each arm against the base, paired by example" + _policy(report)
     yield from (_gate(g) for g in c.gate)
 
 
@@ -172,7 +172,7 @@ def alternatives(c: CapabilityReport) -> Iterator[str]:
             continue
         score, name = sealed(c, arm), "keep the base as it is" if arm == "base" else ARM_NAMES[arm]
         if score is None:
-            yield f"{name}: not built, so nothing is known of it here"
+            yield f"{name}: not built, so its worth is not known here{_hint(c, arm)}"
             continue
         why = f"; refused: {line(refused[arm].why, 400)}" if arm in refused else ""
         gate = verdicts.get(arm)
@@ -183,6 +183,18 @@ def alternatives(c: CapabilityReport) -> Iterator[str]:
         numbers = f" Regret {delta_line(regret)}, n={regret.n}." if regret else ""
         place = c.counterfactual.placement or "none"
         yield f"with every arm built, the rules say {place}: {line(c.counterfactual.note, _LONG)}{numbers}"
+
+
+def _hint(c: CapabilityReport, arm: Substrate) -> str:
+    """What the probes say of an arm that was not built."""
+    name, words = {
+        "skill": ("text_score", "the best text while probing"),
+        "weights": ("sampling_gain", "samples add"),
+    }.get(arm, ("", ""))
+    probe = c.profile.get(name)
+    if probe is None or probe.value is None:
+        return ""
+    return f"; {words}: {num(probe.value)} {interval(probe)}, n={probe.n}, on `search`"
 
 
 def costs(c: CapabilityReport) -> list[str]:

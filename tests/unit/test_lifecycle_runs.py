@@ -149,6 +149,23 @@ def test_the_document_is_carried_over_as_a_seed_and_its_answers_are_not_paid_for
     assert len(stored) == len(set(stored)) == done.paid(), "the transfer's answers are the run's"
 
 
+def test_a_document_that_the_probes_overlook_still_meets_the_gate(done: World) -> None:
+    """On `search` alone this base cannot follow the lines: no text is shown to help there, and the gate says otherwise."""
+    own = json.loads((done.folder / "script.json").read_text(encoding="utf-8"))
+    blind = [r for r in own["rules"] if "ask se" not in r.get("contains", "")]
+    path = done.folder / "blind.json"
+    path.write_text(json.dumps({**own, "rules": blind}), encoding="utf-8")
+    report = load_report(
+        replace_base(done.folder / "run", str(path), {}, done.folder / "new", overrides=(), on_event=quiet)
+    )
+    codes = named(report, "codes")
+    assert codes.profile["context_gain"].value == 0.0
+    assert any("unchanged, offered to the gate" in step for step in codes.decision_trail)
+    assert [(g.arm, g.decision) for g in codes.gate] == [("skill", "accept")]
+    assert (codes.placement, codes.artifacts.skill) == ("skill", "skills/codes/SKILL.md")
+    assert "doubles" in (done.folder / "new" / "skills" / "codes" / "SKILL.md").read_text(encoding="utf-8")
+
+
 def test_the_moves_are_drawn_in_every_form(done: World) -> None:
     report = replaced(done)
     told = moves_text(report)

@@ -46,7 +46,7 @@ def test_explain_tells_where_why_and_what_else(run):
         "measured factual, declared procedural",
         "(2) context gain 0.31 [0.20, 0.42], n=64 is at least 0.10",
         "skill (served): 0.700 [0.636, 0.764], n=200; variants 0.660",
-        "skill + weights: not built, so nothing is known of it here",
+        "skill + weights: not built, so its worth is not known here",
         "weights: undecided, +0.044 [-0.047, +0.135], 31 improved, 24 regressed, n=160, p 0.210",
         "LoRA by GRPO, checkpoint 150: +0.044",
         "context_gain 0.310 [0.200, 0.420], n=64: gain of the best text over the better of no text and an irrelevant text",
