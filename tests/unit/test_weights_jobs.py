@@ -26,6 +26,9 @@ from hybrid.weights.schedule import plain
 class Grader:
     """A grader with a fingerprint of its own."""
 
+    def __repr__(self) -> str:
+        return "Grader"  # the name of a test may not hold an address: workers have to collect the same names
+
     def __init__(self, name="exact"):
         self.name = name
 
