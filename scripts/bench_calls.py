@@ -1,6 +1,7 @@
 """Seven granular tasks against one umbrella at equal tokens, for function calling, on the reference model. Unseen tools at test.
 
-    python scripts/bench_calls.py --seeds 0-4          # what docs/function-calling.md holds; one core
+    python scripts/bench_calls.py --seeds 0-4          # the first two arms; one core, eight minutes
+    python scripts/bench_calls.py --seeds 0-4 --arms umbrella "seven tasks" "umbrella, fresh"     # what the docs hold
 
 A seed is a world of tools (`tool_world.py`): 120 to train on and 40 to test on, which share neither a name nor a wish. Three arms
 fine-tune all weights of the reference model, with the same optimiser and as many tokens (prompts and answers), so as many steps:
