@@ -107,10 +107,13 @@ def set_threads(threads: int | None) -> int:
     """Set torch's CPU threads to `threads`, or to this process's share of the physical cores; returns the number set.
 
     Processes that a launcher started on the same machine share its cores: two busy torch processes with all cores each
-    are many times slower than one.
+    are many times slower than one. For the same reason a user's OMP_NUM_THREADS caps the share.
     """
     import torch
 
     count = threads or max(1, physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if threads is None and asked.isdecimal() and int(asked) > 0:
+        count = min(count, int(asked))
     torch.set_num_threads(count)
     return count

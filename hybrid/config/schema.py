@@ -81,7 +81,7 @@ class ModelConfig(Section):
     end_of_answer: str | None = None
     """A single token of the vocabulary that ends an answer (for base models: often "\\n"); default: the model's own."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of torch; default: the physical cores that this process may use."""
+    """CPU threads of torch; default: the physical cores that this process may use, at most OMP_NUM_THREADS where that is set."""
 
 
 class TransformersBackendConfig(Section):
