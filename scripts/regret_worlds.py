@@ -37,8 +37,8 @@ from make_world import EASY, GUESSED, SPLITS, TWICE, MakeRow, Sizes, fact_rows, 
 
 Truth = Literal["text", "weights", "both", "neither", "harmed", "small"]
 TRUTHS: tuple[Truth, ...] = ("text", "weights", "both", "neither", "harmed", "small")
-FULL = Sizes(train=64, search=64, confirm=128, test=128, variant=64)
-STEPS, CHECK = 30, 10
+FULL = Sizes(train=64, search=64, confirm=112, test=112, variant=48)
+STEPS, CHECK = 24, 8
 """Optimiser steps of a training, and between its checkpoints."""
 MINIMUM_EFFECT = 0.15
 RARE = ("@rotr", "@swap", "@head", "@tail")
@@ -189,7 +189,7 @@ def _both(rng: random.Random, seed: int) -> Drawn:
     start, right = partly_right(rng, lines, wrong)
     left, close = language.FORMS[layout].format(" ").split(" ")
     grader = {"type": "regex", "pattern": f"\\{left}{{reference}}\\{close}", "format": r"[<\[]?[a-z0-9]+[>\]]?"}
-    settings = {"grader": grader, "decoding": {"max_new_tokens": 14, "temperature": 1.0}}
+    settings = {"grader": grader, "decoding": {"max_new_tokens": 10, "temperature": 1.0}}
     return Drawn(
         seed,
         "both",
@@ -239,7 +239,7 @@ def _harmed(rng: random.Random, seed: int) -> Drawn:
 def _small(rng: random.Random, seed: int) -> Drawn:
     share = rng.choice((0.82, 0.84, 0.86))
     search, confirm = rng.choice((12, 16, 20, 24)), rng.choice((10, 12, 14))
-    sizes = Sizes(train=32, search=search, confirm=confirm, test=128, variant=16)
+    sizes = Sizes(train=32, search=search, confirm=confirm, test=112, variant=16)
     if rng.random() < 0.5:
         table, lines, _ = _facts(rng, 2, 3)
         make, vary = fact_rows(lambda split: table, "", "plain")
@@ -254,7 +254,7 @@ def _small(rng: random.Random, seed: int) -> Drawn:
 
 def config_text(drawn: Drawn, router: str) -> str:
     """The world's configuration; `router` is the text of that section."""
-    settings = {"grader": {"type": "exact"}, "decoding": {"max_new_tokens": 14}, **drawn.settings}
+    settings = {"grader": {"type": "exact"}, "decoding": {"max_new_tokens": 10}, **drawn.settings}
     skill = ["    skill: SKILL.md"] if drawn.seed_lines else []
     lines = [
         f"name: {drawn.name}",
@@ -265,12 +265,12 @@ def config_text(drawn: Drawn, router: str) -> str:
         f"    grader: {json.dumps(settings['grader'])}",
         f"    decoding: {json.dumps(settings['decoding'])}",
         *skill,
-        "probe: {examples: 48, samples: 8, variants: 32}",
-        "skill: {attribution: 0, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 8}}",
+        "probe: {examples: 40, samples: 8, variants: 32}",
+        "skill: {attribution: 0, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 6}}",
         "weights:",
         "  method: grpo",
         "  lora: {rank: 8, alpha: 16}",
-        f"  grpo: {{steps: {STEPS}, prompts_per_step: 8, generations: 8, learning_rate: 0.0007}}",
+        f"  grpo: {{steps: {STEPS}, prompts_per_step: 8, generations: 8, learning_rate: 0.001}}",
         f"  checkpoint_every: {CHECK}",
         f"gate: {{ship: {{minimum_effect: {MINIMUM_EFFECT}}}}}",
         f"router: {router}",
