@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/quickstart
+# Processes that share the tests, file by file: one per core, at most four. `make test WORKERS=0` runs them in one.
+WORKERS ?= auto
 
 .PHONY: quickstart test lint env gemma worlds clean help
 
@@ -19,7 +21,7 @@ test: $(VENV)/.ready         ## make the environment, check style, types and lay
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready         ## style, types and layers only
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

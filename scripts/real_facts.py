@@ -3,45 +3,20 @@
 Every land is in every split, each time in another wording, so that a fact learnt from a training row can help with the
 other rows. The two shots in front of a question show the form of the answer; their lands are never asked about.
 
-Does not: claim that the package is right: rows known to be stale, disputed or written in several ways are left out.
+Does not: claim that the package is right (see `hybrid.capability.suites.countries`).
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from real_rows import Splits, empty, example
 
+from hybrid.capability.suites.countries import has_plain_capital, lands, own_currencies
+
 SMALL_LANDS = (0, 1_500_000)
 """Population of the lands asked about: large ones a small model knows already."""
-CAPITAL_DOUBTFUL = (
-    "CC",
-    "CX",
-    "EH",
-    "FO",
-    "GQ",
-    "GS",
-    "IO",
-    "KI",
-    "MS",
-    "NF",
-    "NR",
-    "PN",
-    "SJ",
-    "SZ",
-    "TF",
-    "TK",
-    "UM",
-)
-"""Left out of `capitals`: no capital, none in law, moved, abandoned, or hardly inhabited."""
-CURRENCY_STALE = ("BY", "HR", "MR", "ST", "VE", "ZM", "ZW", "SL", "BG", "CU", "SV", "TR", "LT", "LV", "EE", "KP", "TW")
-"""Left out of `currencies`: the code in the package has since changed, or is disputed."""
-
 CAPITAL_WORDINGS = (
     "Q: What is the capital of {country}?\nA:",
     "Q: Which city is the capital of {country}?\nA:",
@@ -66,23 +41,6 @@ CURRENCY_WORDINGS = (
 )
 CAPITAL_SHOTS = (("Japan", "Tokyo"), ("Kenya", "Nairobi"))
 CURRENCY_SHOTS = (("Japan", "JPY"), ("Kenya", "KES"))
-
-
-def lands() -> list[dict[str, Any]]:
-    """The countries and territories of countryinfo that have name, code, capital and currencies, by alpha-2 code."""
-    folder = Path(str(importlib.metadata.distribution("countryinfo").locate_file("countryinfo"))) / "data"
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted(folder.glob("*.json")):
-        row = json.loads(file.read_text(encoding="utf-8"))
-        code = (row.get("ISO") or {}).get("alpha2")
-        if code and isinstance(row.get("capital"), str) and row["capital"] and row.get("currencies"):
-            found.setdefault(code, row)
-    return [found[code] | {"code": code} for code in sorted(found)]
-
-
-def _plain(text: str) -> bool:
-    """Written in one way only: no accents, no alternatives, no St. that may be a Saint."""
-    return text.isascii() and not any(mark in text for mark in ("(", "/", "St. "))
 
 
 def shot_text(wording: str, shots: Sequence[tuple[str, str]]) -> str:
@@ -115,10 +73,7 @@ def capitals(seed: int) -> Splits:
     facts = [
         (row["name"], row["capital"])
         for row in lands()
-        if low < (row.get("population") or 0) < high and row["code"] not in CAPITAL_DOUBTFUL
-        if _plain(row["name"] + row["capital"])
-        and "Saint" not in row["capital"]
-        and not _overlap(row["name"], row["capital"])
+        if low < (row.get("population") or 0) < high and has_plain_capital(row)
     ]
     facts = sorted(rng.sample(facts, 48))
     splits = _deal_wordings("capitals", facts, CAPITAL_WORDINGS, rng)
@@ -135,12 +90,8 @@ def capitals(seed: int) -> Splits:
 def currencies(seed: int) -> Splits:
     """ISO 4217 codes of lands with a currency of their own. Variant: an unseen wording inside a sentence."""
     rng = random.Random(f"currencies {seed}")
-    rows = [r for r in lands() if len(r["currencies"]) == 1 and r["code"] not in CURRENCY_STALE and _plain(r["name"])]
-    users: dict[str, int] = {}
-    for row in rows:
-        users[row["currencies"][0]] = users.get(row["currencies"][0], 0) + 1
     shown = {land for land, _ in CURRENCY_SHOTS}
-    facts = [(r["name"], r["currencies"][0]) for r in rows if users[r["currencies"][0]] == 1 and r["name"] not in shown]
+    facts = [fact for fact in own_currencies(lands()) if fact[0] not in shown]
     facts = sorted(rng.sample([f for f in facts if f[1] not in ("USD", "EUR", "GBP")], 48))
     splits = _deal_wordings("currencies", facts, CURRENCY_WORDINGS, rng)
     ask = "Before a journey to {country} you change euros into local money. Its code:"
@@ -150,12 +101,6 @@ def currencies(seed: int) -> Splits:
         extra = {"land": land, "parent_id": _parents(splits, land), "change": "unseen wording"}
         splits["variant"].append(example("currencies", key, prompt, code, **extra))
     return splits
-
-
-def _overlap(a: str, b: str) -> bool:
-    """True when one name gives the other away (Guatemala, Guatemala City)."""
-    words = {w for w in a.lower().replace("-", " ").split() if len(w) > 3}
-    return bool(words & {w for w in b.lower().replace("-", " ").split() if len(w) > 3})
 
 
 FACT = {"capitals": "The capital of {land} is {answer}.", "currencies": "The currency code of {land} is {answer}."}

@@ -1,6 +1,6 @@
 """Four capabilities that are done rather than known: two procedures, one layout, and function calls.
 
-chain-sum and leap-year come from reasoning-gym, function-call from BFCL, layout from the name lists below.
+chain-sum and leap-year come from reasoning-gym, function-call from BFCL, layout from the name lists of the suites.
 
 Does not: import bfcl-eval, which needs a hundred other packages; only its data files are read.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from real_rows import SIZES, Splits, deal, empty, example
 
+from hybrid.capability.suites.names import FIRST_NAMES, LAST_NAMES, TOWNS
 from hybrid.capability.types import Example
 
 
@@ -65,28 +66,13 @@ def leap_year(seed: int) -> Splits:
     return splits
 
 
-FIRST_NAMES = (
-    "Ada Amir Anna Beth Boris Carla Chen Dana Diego Elsa Emil Fatou Femi Greta Hana Hugo Ines Ivan Jana Jonas Kofi "
-    "Lena Luis Mara Milo Nadia Nils Olga Omar Petra Quinn Rosa Sami Tara Theo Uma Vera Wanda Yusuf Zoe"
-)
-LAST_NAMES = (
-    "Adler Baker Brook Castro Dahl Dube Engel Farah Fisher Gomez Haas Ibsen Jansen Kaya Klein Lopez Marsh Meyer Novak "
-    "Okafor Olsen Park Petrov Quist Reyes Rossi Sato Silva Stone Tanaka Usman Varga Weber Wolf Young Zhang"
-)
-TOWNS = (
-    "Aarhus Bergen Bilbao Bremen Cork Dakar Davos Delft Fez Ghent Graz Izmir Kobe Leeds Lille Lyon Malmo Miami Mumbai "
-    "Nice Oran Osaka Parma Perth Pisa Porto Quebec Seville Tartu Turin Utrecht Varna York Zagreb"
-)
-
-
 def layout(seed: int) -> Splits:
     """A catalogue card in one fixed line that no prompt shows: style alone. Variant: the same person, order changed."""
     rng = random.Random(f"layout {seed}")
-    first_names, last_names, towns = FIRST_NAMES.split(), LAST_NAMES.split(), TOWNS.split()
     people: dict[tuple[str, str], tuple[int, str]] = {}
     while len(people) < sum(SIZES.values()):
-        person = rng.choice(first_names), rng.choice(last_names)
-        people.setdefault(person, (rng.randint(1931, 2004), rng.choice(towns)))
+        person = rng.choice(FIRST_NAMES), rng.choice(LAST_NAMES)
+        people.setdefault(person, (rng.randint(1931, 2004), rng.choice(TOWNS)))
     rows = []
     for (first, last), (born, town) in people.items():
         question = f"Person: {first} {last}, born {born}, lives in {town}\nCard:"

@@ -23,7 +23,7 @@ LARGEST_FILE_BYTES = 512_000_000
 MOST_PROBLEMS = 50
 """Problems listed per file; the rest are counted."""
 EXAMPLE_ROW = '{"id": "add-1", "prompt": "2 + 3 =", "reference": "5"}'
-_FIELDS = ("id", "prompt", "reference", "gold", "metadata", "parent_id")
+_FIELDS = ("id", "prompt", "reference", "gold", "metadata", "parent_id", "wrong")
 _REQUIRED = ("id", "prompt", "reference")
 _MEANT = {"question": "prompt", "input": "prompt", "instruction": "prompt", "messages": "prompt"} | dict.fromkeys(
     ("answer", "target", "label", "output", "completion", "response"), "reference"
@@ -142,7 +142,7 @@ class _Reader:
         if content is None:
             return
         before = self.reported
-        for mistake in _mistakes(content):
+        for mistake in row_mistakes(content):
             self.report(number, *mistake)
         if self.reported == before:
             self._keep(number, content)
@@ -157,6 +157,8 @@ class _Reader:
         prompt = content["prompt"]
         if not isinstance(prompt, str):
             content = {**content, "prompt": tuple(Message(**turn) for turn in prompt)}
+        if "wrong" in content:
+            content = {**content, "wrong": tuple(content["wrong"])}
         self.rows.append(Row(Example(**content), self.file, number))
 
     def _cut_off(self, number: int) -> None:
@@ -225,7 +227,7 @@ def _finite(digits: str) -> float:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
-def _mistakes(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def row_mistakes(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Field, what is wrong, what to do: for every mistake of a row."""
     meant: set[str] = set()
     for name in content:
@@ -249,6 +251,7 @@ _EXPECTED = {
     "gold": "text or null",
     "metadata": "an object",
     "parent_id": "the id of another example, or null",
+    "wrong": "a list of texts, answers that must not pass",
 }
 
 
@@ -260,6 +263,9 @@ def _wrong(name: str, value: Any) -> str:
         return _wrong_turns(value)
     if name == "metadata":
         return "" if isinstance(value, dict) else show(value)
+    if name == "wrong":
+        texts = isinstance(value, list) and all(isinstance(answer, str) for answer in value)
+        return "" if texts else "a list with something other than texts" if isinstance(value, list) else show(value)
     if value is None and name in ("gold", "parent_id"):
         return ""
     if not isinstance(value, str):

@@ -8,7 +8,7 @@ Does not: parse skill documents, decide what to do with problems, or download un
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,8 +19,9 @@ from hybrid.capability.graders.judge import UnboundJudge
 from hybrid.capability.graders.text import fold, quote
 from hybrid.capability.hf import read_hf
 from hybrid.capability.rows import EXAMPLE_ROW, ProblemList, Row, read_rows, split_rows
-from hybrid.capability.types import SPLITS, Capability, Example, Split
-from hybrid.config.schema import CapabilityConfig, JsonlSource
+from hybrid.capability.suites.load import Offered, read_suite
+from hybrid.capability.types import SPLITS, Capability, Example, Grader, Split
+from hybrid.config.schema import CapabilityConfig, JsonlSource, SuiteSource
 from hybrid.errors import Problem
 
 REQUIRED: tuple[Split, ...] = ("train", "search", "confirm", "test")
@@ -46,9 +47,9 @@ def load_capability(
     """
     key = f"capabilities.{config.name}"
     problems = ProblemList()
-    rows = _read_source(config, key, resolve, problems)
+    rows, suite = _read_source(config, key, resolve, seed, problems)
     check_hygiene(rows, problems)
-    for mistake in check_grader(config.grader):
+    for mistake in check_grader(config.grader) if config.grader is not None else ():
         problems.add(Problem("config", 0, f"{key}.grader", mistake, "correct the grader"))
     skill = _read_skill(config.skill, f"{key}.skill", resolve, problems)
     for split in config.limit:
@@ -57,21 +58,26 @@ def load_capability(
             problems.add(Problem("config", 0, f"{key}.limit.{split}", "the source does not offer this split", fix))
     if problems:
         return None, problems.all()
+    grader = build_grader(config.grader) if config.grader is not None else suite.grader if suite is not None else None
+    assert grader is not None, "the configuration allows none only where a suite brings one"
     capability = LoadedCapability(
         name=config.name,
         splits={s: _limited([r.example for r in rows.get(s, [])], config, s, seed) for s in SPLITS},
-        grader=accepting(build_grader(config.grader), config.abstain),
-        seed_skill=skill,
-        declared_kind=config.kind,
+        grader=accepting(grader, config.abstain),
+        seed_skill=suite.skill if suite is not None and skill is None else skill,
+        declared_kind=config.kind or (suite.kind if suite is not None else None),
+        oracle=suite.oracle if suite is not None else None,
         places={(split, row.example.id): (row.file, row.line) for split, row in split_rows(rows)},
     )
     return capability, []
 
 
 def check_gold(capability: Capability) -> list[Problem]:
-    """Score every gold completion of every split. One that does not pass with 1.0 makes its example unlearnable.
+    """Score every gold completion of every split, and the wrong answers that rows list.
 
-    A grader that fails is reported in the same way; gold answers of a judge only meet its check. Never raises for bad data.
+    A gold answer that does not pass with 1.0 makes its example unlearnable; a wrong one that passes or scores 1.0 shows a
+    grader that can be fooled. A grader that fails is reported in the same way; a judge's check stands for it here. Never
+    raises for bad data.
     """
     grader = capability.grader
     if isinstance(grader, UnboundJudge):  # nothing is paid for before a run, but its check costs nothing
@@ -93,7 +99,22 @@ def check_gold(capability: Capability) -> list[Problem]:
             if not score.passed or score.value != 1.0:
                 found = f"{where} the gold answer scores {score.value:g} and must score 1. {score.feedback}"
                 problems.add(Problem(file, line, key, found.rstrip(), "correct the row, or the grader's settings"))
+            for message, fix in _wrong_faults(grader, example):
+                problems.add(Problem(file, line, "wrong", f"{where} {message}", fix))
     return problems.all()
+
+
+def _wrong_faults(grader: Grader, example: Example) -> Iterator[tuple[str, str]]:
+    """What is wrong about the row's wrong answers, and what to do."""
+    for number, answer in enumerate(example.wrong, 1):
+        try:
+            score = grader.grade(answer, example)
+        except GraderError as error:
+            yield f"the grader failed on wrong answer {number}: {error}", "correct the grader"
+            continue
+        if score.passed or score.value >= 1.0:
+            said = "passes" if score.passed else f"scores {score.value:g}"
+            yield f"the wrong answer {quote(answer)} {said}", "take it out, or make the grader stricter"
 
 
 def check_hygiene(rows: Mapping[Split, list[Row]], problems: ProblemList) -> None:
@@ -128,16 +149,19 @@ def check_hygiene(rows: Mapping[Split, list[Row]], problems: ProblemList) -> Non
 
 
 def _read_source(
-    config: CapabilityConfig, key: str, resolve: Callable[[str], Path], problems: ProblemList
-) -> dict[Split, list[Row]]:
+    config: CapabilityConfig, key: str, resolve: Callable[[str], Path], seed: int, problems: ProblemList
+) -> tuple[dict[Split, list[Row]], Offered | None]:
+    """The rows, and what a suite brings besides them."""
     source = config.source
     if isinstance(source, JsonlSource):
-        return _read_folder(resolve(source.path), f"{key}.source.path", problems)
+        return _read_folder(resolve(source.path), f"{key}.source.path", problems), None
+    if isinstance(source, SuiteSource):
+        return read_suite(source, f"{key}.source", resolve, seed, problems)
     for split in REQUIRED:
         if split not in source.splits:
             fix = f"add `{split}: <a split or slice of the data set>`"
             problems.add(Problem("config", 0, f"{key}.source.splits", f"the split {split!r} is missing", fix))
-    return read_hf(source, f"{key}.source", resolve, problems)
+    return read_hf(source, f"{key}.source", resolve, problems), None
 
 
 def _read_folder(folder: Path, key: str, problems: ProblemList) -> dict[Split, list[Row]]:

@@ -34,7 +34,8 @@ class Example(BaseModel):
 
     `reference` is what graders compare with; `gold` is a completion that the grader scores 1.0 where it differs
     from the reference (say, the reference inside a required layout). `parent_id` names the example that a variant
-    was made from. `metadata` is free; graders and variant analyses read it, the model never sees it.
+    was made from. `metadata` is free; graders and variant analyses read it, the model never sees it. `wrong` are
+    completions that must not pass: `hybrid validate --data` tries the grader on them, nothing else reads them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class Example(BaseModel):
     gold: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     parent_id: str | None = None
+    wrong: tuple[str, ...] = ()
 
     @property
     def prompt_text(self) -> str:
@@ -56,8 +58,12 @@ class Example(BaseModel):
         return self.reference if self.gold is None else self.gold
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of the content; the same rows in another order or file keep their fingerprints."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """sha256 (hex) of the content; the same rows in another order or file keep their fingerprints.
+
+        Wrong answers are no part of it: they try the grader and change nothing that a run does.
+        """
+        content = self.model_dump(mode="json", exclude={"wrong"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ class Capability:
     seed_skill: str | None = None
     """Text of the seed SKILL.md, front matter included, or None."""
     declared_kind: Kind | None = None
+    oracle: str | None = None
+    """A text that the source knows to hold what the capability needs; for the context probe only, never shipped."""
 
     def fingerprint(self) -> str:
         """sha256 (hex) of all examples by split, the grader and the seed skill."""

@@ -119,8 +119,11 @@ class _Check:
             return False  # pydantic counts only the entries that are valid; each of the others has its own error
         rule = error.get("ctx", {}).get("error")
         if isinstance(rule, KeyRuleError):
-            self._report((*spot.path, *rule.path), rule.message, rule.fix)
-            return self._put((*spot.path, *rule.path), rule.legal)
+            place = (*spot.path, *rule.path)
+            unread = (*spot.path, "source") in self.removed  # a suite, perhaps, which needs no grader
+            if rule.legal is not None or not (unread or self._is_consequence(place)):
+                self._report(place, rule.message, rule.fix)
+            return self._fill(place) if rule.legal is None else self._put(place, rule.legal)
         if kind == "value_error" and not spot.path:
             return self._rule_of_the_file(error, spot)
         parent = _get(self.tree, spot.path[:-1])

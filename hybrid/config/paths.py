@@ -52,6 +52,8 @@ def references(data: Any) -> Iterator[Reference]:
         if source.get("type") in ("jsonl", "hf"):
             want: Want = "folder" if source["type"] == "jsonl" else "hub"
             yield from _one(source, (*at, "source", "path"), want, "data")
+        elif source.get("type") == "suite":
+            yield from _one(source, (*at, "source", "path"), "file", "suite")
         for key, what in (("skill", "skill document"), ("oracle", "oracle text"), ("vocabulary", "vocabulary")):
             yield from _one(entry if isinstance(entry, dict) else {}, (*at, key), "file", what)
 

@@ -1,16 +1,19 @@
 """A rule over several keys that knows which key it is about.
 
 A plain ValueError of a validator is shown at the section that holds both keys. A `KeyRuleError` is shown at the line of the key
-that has to change, and says to what. Does not: validate anything itself.
+that has to change, and says to what, or that it is missing. Does not: validate anything itself.
 """
 
 from __future__ import annotations
 
 
 class KeyRuleError(ValueError):
-    """The value at `path` (relative to the section that raises) breaks a rule; `legal` is a value that meets it."""
+    """The value at `path` (relative to the section that raises) breaks a rule; `legal` is a value that meets it.
 
-    def __init__(self, path: tuple[str, ...], message: str, fix: str, legal: int) -> None:
+    None stands for a required key that is missing.
+    """
+
+    def __init__(self, path: tuple[str, ...], message: str, fix: str, legal: int | None) -> None:
         self.path, self.message, self.fix, self.legal = path, message, fix, legal
         super().__init__(f"{'.'.join(path)}: {message}; {fix}")
 

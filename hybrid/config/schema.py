@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from hybrid.config.data import HfSource as HfSource
 from hybrid.config.data import JsonlSource as JsonlSource
 from hybrid.config.data import SourceConfig as SourceConfig
+from hybrid.config.data import SuiteSizes as SuiteSizes
+from hybrid.config.data import SuiteSource as SuiteSource
 from hybrid.config.generality import AbstainConfig as AbstainConfig
 from hybrid.config.generality import GeneralityConfig as GeneralityConfig
 from hybrid.config.generality import TransferBound as TransferBound
@@ -33,6 +35,7 @@ from hybrid.config.probe import ProbeConfig as ProbeConfig
 from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.router import RouterConfig as RouterConfig
+from hybrid.config.rules import KeyRuleError
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
@@ -121,7 +124,8 @@ class CapabilityConfig(Section):
 
     name: Identifier
     source: SourceConfig
-    grader: GraderConfig
+    grader: GraderConfig | None = None
+    """How answers are judged. Only a suite may leave it out: it brings its own."""
     skill: str | None = None
     """Seed document (a SKILL.md)."""
     oracle: str | None = None
@@ -140,6 +144,13 @@ class CapabilityConfig(Section):
         default={}
     )
     """At most so many examples of a split, the first by seeded shuffle."""
+
+    @model_validator(mode="after")
+    def _judged(self) -> CapabilityConfig:
+        if self.grader is None and self.source.type != "suite":
+            found = "the key 'grader' is missing: only a suite brings one"
+            raise KeyRuleError(("grader",), found, "add `grader: {type: exact}`", None)
+        return self
 
 
 class SearchGateConfig(Section):
@@ -235,7 +246,11 @@ class Config(Section):
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
-        judged = sorted(c.name for c in self.capabilities if c.abstain is not None and c.grader.type == "judge")
+        judged = sorted(
+            c.name
+            for c in self.capabilities
+            if c.abstain is not None and c.grader is not None and c.grader.type == "judge"
+        )
         if judged:
             raise ValueError(f"capabilities: {judged[0]} has a judge, which decides itself what an abstention is worth")
         if self.gate.ship.calibration is not None and self.weights.rewards.confidence is None:

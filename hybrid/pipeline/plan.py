@@ -103,7 +103,8 @@ def _capability(
     config = loaded.config
     sizes = sizes_of(loaded, capability, everyone)
     settings = next(c for c in config.capabilities if c.name == capability.name)
-    texts = sum((sizes.train > 0, config.probe.worked_examples > 0, bool(settings.skill), bool(settings.oracle)))
+    given = (capability.seed_skill is not None, bool(settings.oracle or capability.oracle))
+    texts = sum((sizes.train > 0, config.probe.worked_examples > 0, *given))
     groups = {
         "probe": cost.probe_calls(config, sizes, texts),
         "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),

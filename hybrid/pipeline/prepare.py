@@ -28,20 +28,30 @@ class ValidationReport(BaseModel):
 def _gather(loaded: LoadedConfig) -> tuple[list[Capability], list[Problem]]:
     capabilities: list[Capability] = []
     problems: list[Problem] = []
-    for settings in loaded.config.capabilities:
+    for index, settings in enumerate(loaded.config.capabilities):
         capability, found = load_capability(settings, loaded.resolve, loaded.config.seed)
-        problems += found
+        problems += [_placed(problem, loaded, index) for problem in found]
         if capability is None:
             continue
         capabilities.append(capability)
-        if capability.seed_skill is not None and settings.skill is not None:
-            problems += _tried(
-                lambda text=capability.seed_skill, s=settings: parse(text, str(loaded.resolve(s.skill or "")))
+        if capability.seed_skill is not None:
+            name = (
+                str(loaded.resolve(settings.skill)) if settings.skill else f"the suite's document for {settings.name}"
             )
+            problems += _tried(lambda text=capability.seed_skill, file=name: parse(text, file))
     for path in sorted({v for v in _vocabularies(loaded) if v is not None}):
         if loaded.resolve(path).is_file():
             problems += _tried(lambda p=path: load_vocabulary(loaded.resolve(p)))
     return capabilities, problems + _classifier(loaded)
+
+
+def _placed(problem: Problem, loaded: LoadedConfig, index: int) -> Problem:
+    """A problem of the configuration (`capabilities.NAME.key`) with file and line; one of the data as it is."""
+    head = f"capabilities.{loaded.config.capabilities[index].name}."
+    if problem.file != "config" or not problem.key.startswith(head):
+        return problem
+    rest = (int(part) if part.isdigit() else part for part in problem.key.removeprefix(head).split("."))
+    return loaded.problem(("capabilities", index, *rest), problem.message, problem.fix)
 
 
 def _classifier(loaded: LoadedConfig) -> list[Problem]:

@@ -156,7 +156,9 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         with session.stage(capability.name, "draft") as note:
             improver = Improver(session, capability)
             settings = session.settings(capability)
-            oracle = session.loaded.resolve(settings.oracle).read_text(encoding="utf-8") if settings.oracle else ""
+            oracle = capability.oracle or ""  # of a suite; a file of the configuration goes first
+            if settings.oracle:
+                oracle = session.loaded.resolve(settings.oracle).read_text(encoding="utf-8")
             draft, outcome.labels = improver.draft()
             outcome.texts = {
                 "seed": improver.seed_document().body,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hybrid.capability.types import Example
 from hybrid.probe.base import ProbeContext, ProbeResult
 from hybrid.probe.context import probe_context
+from hybrid.probe.depth import probe_depth
 from hybrid.probe.sampling import probe_sampling
 from hybrid.probe.score import probe_score
 from hybrid.probe.variants import probe_variants
@@ -56,4 +57,5 @@ def profile_capability(context: ProbeContext, texts: Mapping[str, str], control:
     if best and gain.low is not None and gain.low > 0:
         results |= probe_sampling(context, best, prefix="text_")
     results |= probe_variants(context, base)
+    results |= probe_depth(context, base, best)
     return Probed(results, best)

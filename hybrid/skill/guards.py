@@ -242,7 +242,7 @@ class PatternGuard:
         return runs
 
 
-def pattern_texts(grader: GraderConfig) -> tuple[str, ...]:
+def pattern_texts(grader: GraderConfig | None) -> tuple[str, ...]:
     """What of a grader's settings must not stand in a document: patterns, and the path of a callable. Choices may."""
     if isinstance(grader, RegexGrader):
         return (grader.pattern,) if grader.format is None else (grader.pattern, grader.format)

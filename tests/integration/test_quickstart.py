@@ -70,15 +70,3 @@ def test_status_report_and_explain_read_it(run_dir: Path) -> None:
     assert all(Path(ROOT / path).is_file() for path in files.values())
     told = json.loads(hybrid("explain", str(run_dir), "fact-layout", "--json").stdout)["explanation"]
     assert "both beats skill" in told
-
-
-def test_the_loop_without_the_framework_says_the_same(run_dir: Path) -> None:
-    loop = ROOT / "examples" / "minimal_loop.py"
-    text = loop.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
-    assert "import hybrid" not in text and "from hybrid" not in text
-    done = subprocess.run([sys.executable, str(loop), "--json"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-4000:]
-    mine = json.loads(done.stdout.splitlines()[-1])
-    report = json.loads((run_dir / "report" / "placement.json").read_text(encoding="utf-8"))
-    assert mine == {c["name"]: c["placement"] for c in report["capabilities"]}

@@ -55,7 +55,7 @@ def start(config: Path, out: Path, **env: str) -> subprocess.Popen[str]:
 
 def finish(config: Path, out: Path, **env: str) -> int:
     process = start(config, out, **env)
-    _, errors = process.communicate(timeout=170)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode in (0, -signal.SIGKILL), errors
     return process.returncode
 
@@ -63,7 +63,7 @@ def finish(config: Path, out: Path, **env: str) -> int:
 def kill_after(config: Path, out: Path, marker: Path, seconds: float) -> None:
     """Start a run, wait for `marker` to appear and a moment more, and kill it wherever it is then."""
     process = start(config, out)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not marker.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

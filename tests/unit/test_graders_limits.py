@@ -165,7 +165,7 @@ def test_a_runaway_pattern_is_stopped_and_grading_goes_on() -> None:
     assert (score.value, score.facets["format"]) == (0.0, 0.0)
     assert "too long" in score.feedback
     assert os.times().children_user - before < 2 * 0.3
-    assert time.monotonic() - start < 10 * 0.3  # wall time, on a machine that others use too
+    assert time.monotonic() - start < 20  # wall time, on a machine that others use too; unstopped it takes for ever
     assert runaway.grade("aab7", example("7")).passed
     assert GRADERS["regex"].grade("<7>", example("7")).passed
 

@@ -1,6 +1,8 @@
-"""The python grader: a callable of the user's, by dotted path. It runs in this process with all its rights.
+"""Functions as graders: a callable of the user's by dotted path, or one that a suite brings.
 
-Does not: limit its time, or turn its failures into scores: a bug in a grader is not the model's fault.
+They run in this process with all its rights.
+
+Does not: limit their time, or turn their failures into scores: a bug in a grader is not the model's fault.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -19,15 +22,15 @@ from hybrid.capability.types import Example, Score
 from hybrid.config import schema
 
 
-class PythonCallable:
+class FunctionGrader:
     """Calls `function(completion, example)`; it returns a share in [0, 1], true or false, or a `Score`.
 
-    A share passes when it is 1. The callable must be deterministic and quick; hybrid cannot check that.
+    A share passes when it is 1. The callable must be deterministic and quick; hybrid cannot check that. `label` names it in
+    messages. `identity` is what its judgements depend on beside the source file that defines it: settings, a version.
     """
 
-    def __init__(self, config: schema.PythonGrader) -> None:
-        self._config = config
-        self._function = load_callable(config.path)
+    def __init__(self, function: Callable[[str, Example], Any], label: str, identity: str = "") -> None:
+        self._function, self._label, self._identity = function, label, identity
 
     def grade(self, completion: str, example: Example) -> Score:
         """Score one completion. Raises `GraderError` when the callable raises or returns anything else."""
@@ -48,8 +51,9 @@ class PythonCallable:
         raise GraderError(f"{self._place(example)} returned {kind}; it must return a float, a bool or a Score")
 
     def fingerprint(self) -> str:
-        """Identity of the path and of the source file that defines the callable, without what that file imports."""
-        return settings_fingerprint(self._config, {"source": source_hash(self._function)})
+        """Identity of label, settings and of the source file that defines the callable, without what that file imports."""
+        content = [self._label, self._identity, source_hash(self._function)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _checked(self, score: Score, example: Example) -> Score:
         if not isinstance(score.passed, bool) or not isinstance(score.feedback, str):
@@ -62,7 +66,19 @@ class PythonCallable:
         return score
 
     def _place(self, example: Example) -> str:
-        return f"python grader {self._config.path}, example {example.id!r}:"
+        return f"{self._label}, example {example.id!r}:"
+
+
+class PythonCallable(FunctionGrader):
+    """A function of the configuration, by its dotted path."""
+
+    def __init__(self, config: schema.PythonGrader) -> None:
+        super().__init__(load_callable(config.path), f"python grader {config.path}")
+        self._config = config
+
+    def fingerprint(self) -> str:
+        """Identity of the path and of the source file that defines the callable, without what that file imports."""
+        return settings_fingerprint(self._config, {"source": source_hash(self._function)})
 
 
 def load_callable(path: str) -> Callable[..., Any]:

@@ -5,42 +5,26 @@
 
 The parts are those of BFCL's syntax-tree check (Berkeley function-calling leaderboard) and of granular function-calling tasks
 (Granite, arXiv 2407.00121). A completion is hostile input: it is parsed, never evaluated or run, and only literals are
-read as values. Does not: know which functions exist, or judge calls that are equal in effect and not in form.
+read as values. What a row says in `metadata.calls` counts too (`call_rows`): acceptable values, which functions exist, and
+whether only names, arguments or an answer are asked. Does not: judge calls that are equal in effect and not in form.
 """
 
 from __future__ import annotations
 
-import ast
-import math
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybrid.capability.graders.base import GraderError, right, settings_fingerprint, unreadable, wrong
+from hybrid.capability.graders.call_parts import grade_answer, grade_names
+from hybrid.capability.graders.call_rows import CallRow, Values, row_of, same_number, wanted_calls
+from hybrid.capability.graders.call_syntax import Call, arguments_of, attempted, calls_of
 from hybrid.capability.types import Example, Score
 from hybrid.config import schema
 
-LONGEST = 4_000
-"""Characters of a completion that may be a call; more is not read."""
 PARTS = ("count", "name", "arguments", "extra", "types", "values", "order")
 """Facets besides `format`, each in [0, 1]."""
 SHARES = {"format": 0.1, "count": 0.2, "name": 0.3, "arguments": 0.2, "values": 0.2}
 """What each part is worth in the share."""
-_WORDS = {"true": True, "false": False, "null": None}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call: the dotted name, and its arguments in order; positional ones are named "0", "1", ..."""
-
-    name: str
-    arguments: tuple[tuple[str, Any], ...]
-
-    @property
-    def names(self) -> list[str]:
-        """Argument names in the order given."""
-        return [name for name, _ in self.arguments]
 
 
 class FunctionCall:
@@ -51,14 +35,20 @@ class FunctionCall:
 
     def grade(self, completion: str, example: Example) -> Score:
         """Score one completion. Raises `GraderError` when the reference is no call."""
-        wanted = self._wanted(example)
-        found = calls_of(completion)
+        row = row_of(example)
+        if row is not None and row.asked in ("names", "next"):
+            return grade_names(completion, example, row, self._config.order)
+        if row is not None and row.asked == "answer":
+            return grade_answer(completion, example, row)
+        wanted = self._wanted(example, row)
+        asked = row is not None and row.asked == "arguments"
+        found = arguments_of(completion, row.names) if row and asked else calls_of(completion, bool(row and row.nested))
         if found is None:
-            facets = dict.fromkeys(PARTS, 0.0)
-            if not wanted:  # prose is what a refusal to call looks like
-                return right(dict.fromkeys(PARTS, 1.0))
-            return unreadable(example.reference, completion, "the answer is no call", facets)
+            return self._no_call(completion, example, row, bool(wanted))
         facets = self._facets(wanted, found)
+        if row is not None and row.library:
+            called = [name for call in found for name in call.called]
+            facets["known"] = sum(name in row.library for name in called) / len(called) if called else 1.0
         # A number may be written as an integer or not, so the types are told and not required.
         required = [name for name in PARTS if name != "types" and (self._config.order or name != "order")]
         if all(facets[name] == 1.0 for name in required):
@@ -73,10 +63,20 @@ class FunctionCall:
         """Identity of the rule."""
         return settings_fingerprint(self._config)
 
-    def _wanted(self, example: Example) -> list[Call]:
+    def _no_call(self, completion: str, example: Example, row: CallRow | None, wanted: bool) -> Score:
+        """The score of what is no call: right only where none is wanted and it does not begin as one either."""
+        known = {"known": 0.0} if row is not None and row.library else {}
+        if not wanted and not (row is not None and attempted(completion, row.library)):
+            return right(dict.fromkeys((*PARTS, *known), 1.0))
+        expected = example.reference or "no call"
+        return unreadable(expected, completion, "the answer is no call", {**dict.fromkeys(PARTS, 0.0), **known})
+
+    def _wanted(self, example: Example, row: CallRow | None) -> list[Call]:
+        if row is not None and row.accept:
+            return wanted_calls(row)
         if not example.reference.strip():
             return []
-        wanted = calls_of(example.reference)
+        wanted = calls_of(example.reference, bool(row and row.nested))
         if wanted is None:
             raise GraderError(f"function-call grader, example {example.id!r}: the reference is no call; write f(x=1)")
         return wanted
@@ -85,7 +85,7 @@ class FunctionCall:
         """Parts of the answer, averaged over the calls of the longer side; what is missing there counts as wrong."""
         if not wanted or not found:
             return dict.fromkeys(PARTS, float(len(wanted) == len(found)))
-        pairs = _paired(wanted, found)
+        pairs = _paired(wanted, found, self._equal)
         most = max(len(wanted), len(found))
         each = [self._pair(a, b) for a, b in pairs]
         facets = {name: sum(parts[name] for parts in each) / most for name in PARTS if name != "count"}
@@ -95,11 +95,12 @@ class FunctionCall:
         """Parts of one call. Without the right name the rest is about another function, and counts for nothing."""
         if wanted.name != found.name:
             return dict.fromkeys(PARTS, 0.0)
-        asked, given = dict(wanted.arguments), dict(found.arguments)
+        given = dict(found.arguments)
+        asked = {n: v for n, v in wanted.arguments if n in given or not (isinstance(v, Values) and v.optional)}
         both = [name for name in asked if name in given]
         count = max(len(asked), 1)
         same = [self._same(asked[name], given[name]) for name in both]
-        kinds = [_kind(asked[name]) == _kind(given[name]) for name in both]
+        kinds = [_kind(given[name]) in _kinds(asked[name]) for name in both]
         return {
             "name": 1.0,
             "arguments": len(both) / count if asked else 1.0,
@@ -110,95 +111,38 @@ class FunctionCall:
         }
 
     def _same(self, a: Any, b: Any) -> bool:
+        if isinstance(a, Values):
+            return a.admits(b, self._config.tolerance)
         if isinstance(a, dict) and isinstance(b, dict):
             return a.keys() == b.keys() and all(self._same(a[key], b[key]) for key in a)
         if isinstance(a, list) and isinstance(b, list):
             return len(a) == len(b) and all(map(self._same, a, b))
         if _kind(a) in ("int", "float") and _kind(b) in ("int", "float"):
-            try:
-                return math.isclose(a, b, rel_tol=self._config.tolerance, abs_tol=self._config.tolerance)
-            except OverflowError:  # an integer beyond the range of floats
-                return bool(a == b)
+            return same_number(a, b, self._config.tolerance)
         return type(a) is type(b) and bool(a == b)
 
-
-def calls_of(text: str) -> list[Call] | None:
-    """The calls that a text consists of, in order; None when it is anything else.
-
-    One call, several on lines of their own, or a list of them; a code fence around them is taken off.
-    """
-    lines = [line for line in text.strip().splitlines() if not line.strip().startswith("```")]
-    source = "\n".join(line.strip() for line in lines)
-    if not source or len(source) > LONGEST:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd escapes and the like are the completion's affair
-            statements = ast.parse(source).body
-        nodes = [node for statement in statements for node in _call_nodes(statement)]
-        return [_call(node) for node in nodes]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _call_nodes(statement: ast.stmt) -> list[ast.expr]:
-    if isinstance(statement, ast.Expr):
-        value = statement.value
-        return list(value.elts) if isinstance(value, ast.List | ast.Tuple) else [value]
-    raise ValueError("a statement is no call")
-
-
-def _call(node: ast.expr) -> Call:
-    if not isinstance(node, ast.Call) or any(isinstance(a, ast.Starred) for a in node.args):
-        raise ValueError("this is no call")
-    arguments = [(str(i), _value(a)) for i, a in enumerate(node.args)]
-    for keyword in node.keywords:
-        if keyword.arg is None or keyword.arg in dict(arguments):
-            raise ValueError("an argument has no name, or comes twice")
-        arguments.append((keyword.arg, _value(keyword.value)))
-    return Call(_dotted(node.func), tuple(arguments))
-
-
-def _dotted(node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(node.value)}.{node.attr}"
-    raise ValueError("this is no name")
-
-
-def _value(node: ast.expr) -> Any:
-    """A literal as plain data: text, numbers, truth values, null, lists (tuples too) and mappings with text keys."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
-        return node.value
-    if isinstance(node, ast.Name) and node.id in _WORDS:
-        return _WORDS[node.id]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        inner = _value(node.operand)
-        if _kind(inner) in ("int", "float"):
-            return -inner
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Dict):
-        keys = [_value(key) if key is not None else None for key in node.keys]
-        if all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys):
-            return dict(zip(keys, map(_value, node.values), strict=True))
-    raise ValueError("this is no literal")
+    def _equal(self, wanted: Call, found: Call) -> bool:
+        parts = self._pair(wanted, found)
+        return all(parts[name] == 1.0 for name in ("arguments", "extra", "values"))
 
 
 def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _paired(wanted: Sequence[Call], found: Sequence[Call]) -> list[tuple[Call, Call]]:
+def _kinds(wanted: Any) -> set[str]:
+    return wanted.kinds() if isinstance(wanted, Values) else {_kind(wanted)}
+
+
+def _paired(
+    wanted: Sequence[Call], found: Sequence[Call], same: Callable[[Call, Call], bool]
+) -> list[tuple[Call, Call]]:
     """Each wanted call with an unused found one: an equal one first, else one of its name, else the next one left."""
     left = list(found)
     pairs: dict[int, Call] = {}
     for equal in (True, False):
         for i, call in enumerate(wanted):
-            alike = (
-                b for b in left if b.name == call.name and (not equal or dict(b.arguments) == dict(call.arguments))
-            )
+            alike = (b for b in left if b.name == call.name and (not equal or same(call, b)))
             other = next(alike, None) if i not in pairs else None
             if other is not None:
                 left.remove(other)

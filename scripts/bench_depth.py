@@ -1,0 +1,318 @@
+"""Iteration without a document, with one that spells the steps out, and after training; and where the product then puts it.
+
+    python scripts/train_numeric.py --out runs/numeric-member     # once: the member that is asked
+    python scripts/bench_depth.py --seeds 0-4                     # accuracy against depth: one map of the dialect per seed
+    python scripts/bench_depth.py --seeds 0-4 --product           # `hybrid run` on shallow and deep capabilities
+    python scripts/bench_depth.py --summary --figure docs/depth.svg
+
+Curves: seed s asks about one map of each kind, d = 1 to 8 (`numeric_language.py`). Of the single-step map nobody ever saw two
+steps, in either way of answering. Arms: at once; the document `form step.`, under which the member writes every value; at
+once after GRPO and after supervised training on d = 1 to 4 from other numbers (the last checkpoint of each). Beside it a
+map whose answers at once were practised to d = 8, and a leaky map, whose step is unknown for one number in five. b is the
+slope of `hybrid.probe.depth`.
+
+Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), seven steps that were practised
+(`recalled`), seven steps of single-step maps (`deep-whole`) and of leaky ones (`deep-leaky`).
+
+One JSON per seed in --out; a run resumes. Does not: train the member.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numeric_language as numeric
+from bench_worlds import seeds_of
+
+from hybrid.backends.base import Adapter
+from hybrid.backends.build import build_backend
+from hybrid.capability.types import Capability, Example
+from hybrid.config.loader import LoadedConfig, load_config, resolved_json
+from hybrid.evidence.stats import wilson
+from hybrid.pipeline.prepare import load_capabilities
+from hybrid.pipeline.session import Session, identity_fields, open_session
+from hybrid.pipeline.training import cache_folder, train_adapter
+from hybrid.probe.depth import DepthFit, fit_depth
+from hybrid.store.folder import RunFolder
+
+DOCUMENT = "---\nname: steps\ndescription: Write every value down.\n---\n" + numeric.STEP_LINE + "\n"
+METHODS = {
+    "grpo": ["weights.method=grpo"],
+    "sft": ["weights.method=sft"],
+}
+ARMS = (
+    "at once",
+    "document",
+    "at once, after GRPO",
+    "at once, after SFT",
+    "practised map, at once",
+    "leaky map, at once",
+    "leaky map, document",
+)
+
+
+def options(maps: Iterable[numeric.Map], depths: Iterable[int]) -> str:
+    """The options of the suite `numeric_iteration` for maps of the dialect, as YAML. Even numbers train, odd ones do not."""
+    return json.dumps(
+        {
+            "family": "digits",
+            "width": numeric.WIDTH,
+            "maps": {m.name: list(m.givens) for m in maps},
+            "template": "q {x:03d} {name} {d}",
+            "depths": list(depths),
+            "train_starts": list(range(0, 10**numeric.WIDTH, 2)),
+            "held_starts": list(range(1, 10**numeric.WIDTH, 2)),
+        }
+    )
+
+
+def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int]) -> list[str]:
+    """Configuration lines of a capability."""
+    shown = dict(zip(("train", "search", "confirm", "test", "variant"), sizes, strict=True))
+    return [
+        f"  - name: {name}",
+        f"    source: {{type: suite, name: numeric_iteration, options: {chosen}, sizes: {json.dumps(shown)}}}",
+        "    skill: SKILL.md",
+        "    decoding: {max_new_tokens: 52}",
+        "    kind: procedural",
+    ]
+
+
+def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: Iterable[list[str]]) -> Path:
+    """The configuration with its document and vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "SKILL.md").write_text(DOCUMENT, encoding="utf-8")
+    rules = ["form plain.", "form angle.", "form square.", numeric.STEP_LINE]
+    (folder / "vocabulary.yaml").write_text(
+        "slots: []\nfacts: []\nexamples: []\nrules: " + json.dumps(rules) + "\n", encoding="utf-8"
+    )
+    lines = [
+        f"name: {name}",
+        f"model: {{path: {json.dumps(str(member.absolute()))}, dtype: float32, device: cpu, threads: 1}}",
+        "capabilities:",
+        *(line for lines in capabilities for line in lines),
+        "skill: {epochs: 1, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 4}}",
+        "weights:",
+        "  lora: {rank: 8, alpha: 16}",
+        "  grpo: {steps: 40, prompts_per_step: 8, generations: 8, learning_rate: 0.0005}",
+        "  sft: {steps: 80, learning_rate: 0.001}",
+        "  checkpoint_every: 40",
+        "probe: {samples: 4}",
+        "gate: {ship: {minimum_effect: 0.15}}",
+        f"seed: {seed}",
+    ]
+    path = folder / "config.yaml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def curve_world(folder: Path, member: Path, seed: int, method: str) -> LoadedConfig:
+    """A single-step map asked to depth 8 and trained to depth 4, a practised and a leaky one asked to depth 8."""
+    single, practised, leaky = (maps[seed % len(maps)] for maps in (numeric.SINGLE, numeric.PRACTISED, numeric.LEAKY))
+    deep = range(1, numeric.DEEPEST + 1)
+    parts = [
+        capability("single", options([single], deep), (8, 4, 4, 96, 0)),
+        capability("taught", options([single], range(1, 5)), (64, 4, 4, 4, 0)),
+        capability("practised", options([practised], deep), (8, 4, 4, 96, 0)),
+        capability("leaky", options([leaky], deep), (8, 4, 4, 96, 0)),
+    ]
+    path = write_world(folder, f"depth-{seed}", member, seed, parts)
+    return load_config(path, METHODS[method])
+
+
+def trained(session: Session, part: Capability, method: str) -> Adapter | None:
+    """The last checkpoint; None where no gradient ever flowed."""
+    result = train_adapter(session, part, "", method)
+    return result.checkpoints[-1][1] if result.checkpoints else None
+
+
+def counts(session: Session, part: Capability, rows: Sequence[Example], text: str, adapter: Adapter | None) -> Any:
+    """Depth -> [right, asked], greedily."""
+    measured = session.meter.measure(session.candidate(part, text, adapter), part, "variant", rows, stage="verify")
+    found: dict[str, list[int]] = {}
+    for row, answers in zip(rows, measured.rollouts, strict=True):
+        cell = found.setdefault(str(row.metadata["depth"]), [0, 0])
+        cell[0] += answers[0].passed
+        cell[1] += 1
+    return found
+
+
+def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
+    """Every arm of one seed."""
+    out: dict[str, Any] = {}
+    for method in METHODS:
+        loaded = curve_world(root / str(seed) / method, member, seed, method)
+        parts = {c.name: c for c in load_capabilities(loaded)}
+        with RunFolder(root / str(seed) / method / "run") as folder:
+            backend = build_backend(
+                loaded.config.model, loaded.config.backend, loaded.resolve, cache_folder(folder.path)
+            )
+            capabilities = tuple(parts.values())
+            folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(loaded.config, loaded.root))
+            session = open_session(loaded, folder, capabilities, backend, lambda kind, data: None)
+            adapter = trained(session, parts["taught"], method)
+            single = parts["single"].splits["test"]
+            out[f"at once, after {method.upper()}"] = counts(session, parts["single"], single, "", adapter)
+            if method != "grpo":
+                continue
+            for arm, name, text in (
+                ("at once", "single", ""),
+                ("document", "single", numeric.STEP_LINE),
+                ("practised map, at once", "practised", ""),
+                ("leaky map, at once", "leaky", ""),
+                ("leaky map, document", "leaky", numeric.STEP_LINE),
+            ):
+                out[arm] = counts(session, parts[name], parts[name].splits["test"], text, None)
+    return out
+
+
+def product_world(folder: Path, member: Path, seed: int) -> Path:
+    """Single steps; seven steps that are recalled, that have to be executed, and that cannot be."""
+    deep = range(1, 8)
+    sizes = (96, 64, 112, 112, 0)
+    parts = [
+        capability("single-step", options(numeric.SINGLE, [1]), sizes),
+        capability("recalled", options(numeric.PRACTISED, deep), sizes),
+        capability("deep-whole", options(numeric.SINGLE, deep), (*sizes[:4], 48)),
+        capability("deep-leaky", options(numeric.LEAKY, deep), sizes),
+    ]
+    return write_world(folder, f"depth-product-{seed}", member, seed, parts)
+
+
+def run_product(seed: int, root: Path, member: Path) -> dict[str, Any]:
+    """What the report says of each capability."""
+    folder = root / f"product-{seed}"
+    path = product_world(folder, member, seed)
+    command = [sys.executable, "-m", "hybrid", "run", str(path), "--out", str(folder / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"seed {seed}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    report = json.loads((folder / "run" / "report" / "placement.json").read_text(encoding="utf-8"))
+    return {c["name"]: c for c in report["capabilities"]}
+
+
+def kept(path: Path, make: Any) -> dict[str, Any]:
+    """What a file holds, or what `make` gives, kept there."""
+    if not path.is_file():
+        began = time.process_time()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = json.dumps(make(), indent=1, sort_keys=True)
+        path.write_text(found, encoding="utf-8")
+        print(f"{path}: {time.process_time() - began:.0f} s of processor time", file=sys.stderr, flush=True)
+    found_again: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found_again
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One arm over all seeds: depth -> (right, asked), and the slope."""
+
+    cells: dict[int, tuple[int, int]]
+    fit: DepthFit | None
+
+
+def pooled(seeds: Sequence[dict[str, Any]], arm: str) -> Curve:
+    """An arm over all seeds."""
+    cells: dict[int, tuple[int, int]] = {}
+    for seed in seeds:
+        for depth, (right, asked) in seed.get(arm, {}).items():
+            before = cells.get(int(depth), (0, 0))
+            cells[int(depth)] = (before[0] + right, before[1] + asked)
+    rows = [(d, i < right) for d, (right, asked) in cells.items() for i in range(asked)]
+    return Curve(dict(sorted(cells.items())), fit_depth(rows))
+
+
+def print_curves(seeds: Sequence[dict[str, Any]]) -> dict[str, Curve]:
+    """The table of accuracy against depth."""
+    curves = {arm: pooled(seeds, arm) for arm in ARMS}
+    depths = range(1, numeric.DEEPEST + 1)
+    print(f"\n{len(seeds)} seeds; accuracy by required steps, all seeds together; b in logits per step, 95 %\n")
+    print("| arm | " + " | ".join(f"d = {d}" for d in depths) + " | b | n |")
+    print("|---" * (len(depths) + 3) + "|")
+    for arm, curve in curves.items():
+        shown = [f"{r / n:.2f}" if n else "" for r, n in (curve.cells.get(d, (0, 0)) for d in depths)]
+        fit = curve.fit
+        slope = f"{fit.slope:+.2f} [{fit.low:+.2f}, {fit.high:+.2f}]" if fit else ""
+        print(f"| {arm} | " + " | ".join(shown) + f" | {slope} | {sum(n for _, n in curve.cells.values())} |")
+    print("\nd = 5 to 8, which no training of this script saw:")
+    for arm, curve in curves.items():
+        cells = [v for d, v in curve.cells.items() if d >= 5]
+        if cells:
+            interval = wilson(sum(r for r, _ in cells), sum(n for _, n in cells))
+            print(f"- {arm}: {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}], n = {interval.n}")
+    return curves
+
+
+def print_product(reports: dict[int, dict[str, Any]]) -> None:
+    """What the router chose, and on what measurement."""
+    print(
+        "\n| seed | capability | placed | recommended | base | with text | b | b with text | fitted with text at the deepest |"
+    )
+    print("|---" * 9 + "|")
+    for seed, report in reports.items():
+        for name, found in report.items():
+            profile = found["profile"]
+
+            def shown(key: str, profile: dict[str, Any] = profile) -> str:
+                probe = profile.get(key) or {"value": None}
+                return (
+                    "-" if probe["value"] is None else f"{probe['value']:.2f} [{probe['low']:.2f}, {probe['high']:.2f}]"
+                )
+
+            under = profile.get("depth_slope_text") or {}
+            deepest = under.get("at_deepest")
+            cells = [
+                seed,
+                name,
+                found["placement"],
+                found.get("recommendation") or "-",
+                shown("base"),
+                shown("text_score"),
+                shown("depth_slope"),
+                shown("depth_slope_text"),
+                "-" if deepest is None else f"{deepest:.2f} at {under['deepest']:.0f}",
+            ]
+            print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def main() -> None:
+    """Run what is asked for and print all that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0-4")
+    parser.add_argument("--member", type=Path, default=Path("runs/numeric-member"))
+    parser.add_argument("--out", type=Path, default=Path("runs/depth"))
+    parser.add_argument("--product", action="store_true", help="run the product, not the curves")
+    parser.add_argument("--summary", action="store_true", help="run nothing; print what --out holds")
+    parser.add_argument("--figure", type=Path, help="draw the curves into this SVG file")
+    args = parser.parse_args()
+    curves: list[dict[str, Any]] = []
+    reports: dict[int, dict[str, Any]] = {}
+    for seed in seeds_of(args.seeds):
+        curve, product = args.out / f"curve-{seed}.json", args.out / f"product-{seed}.json"
+        if not args.summary and args.product:
+            kept(product, lambda seed=seed: run_product(seed, args.out, args.member))
+        elif not args.summary:
+            kept(curve, lambda seed=seed: run_curves(seed, args.out, args.member))
+        if curve.is_file():
+            curves.append(kept(curve, dict))
+        if product.is_file():
+            reports[seed] = kept(product, dict)
+    drawn = print_curves(curves) if curves else {}
+    if reports:
+        print_product(reports)
+    if args.figure and drawn:
+        from depth_figure import figure
+
+        args.figure.write_text(figure({arm: c.cells for arm, c in drawn.items()}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
