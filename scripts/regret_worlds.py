@@ -38,7 +38,7 @@ from make_world import EASY, GUESSED, SPLITS, TWICE, MakeRow, Sizes, fact_rows, 
 Truth = Literal["text", "weights", "both", "neither", "harmed", "small"]
 TRUTHS: tuple[Truth, ...] = ("text", "weights", "both", "neither", "harmed", "small")
 FULL = Sizes(train=64, search=64, confirm=112, test=112, variant=48)
-STEPS, CHECK = 24, 8
+STEPS, CHECK = 16, 8
 """Optimiser steps of a training, and between its checkpoints."""
 MINIMUM_EFFECT = 0.15
 RARE = ("@rotr", "@swap", "@head", "@tail")
@@ -270,7 +270,7 @@ def config_text(drawn: Drawn, router: str) -> str:
         "weights:",
         "  method: grpo",
         "  lora: {rank: 8, alpha: 16}",
-        f"  grpo: {{steps: {STEPS}, prompts_per_step: 8, generations: 8, learning_rate: 0.001}}",
+        f"  grpo: {{steps: {STEPS}, prompts_per_step: 6, generations: 8, learning_rate: 0.0015, engine: plain}}",
         f"  checkpoint_every: {CHECK}",
         f"gate: {{ship: {{minimum_effect: {MINIMUM_EFFECT}}}}}",
         f"router: {router}",
