@@ -120,9 +120,7 @@ def partly_right(rng: random.Random, lines: list[str], wrong: list[str]) -> tupl
     if rng.random() < 0.5:
         return (), 0
     kept = [(right, rng.random()) for right in lines]
-    out = tuple(
-        right if u < 0.45 else bad for (right, u), bad in zip(kept, wrong, strict=True) if u < 0.45 or u > 0.75
-    )
+    out = tuple(right if u < 0.45 else bad for (right, u), bad in zip(kept, wrong, strict=True) if u < 0.45 or u > 0.75)
     return out, sum(u < 0.45 for _, u in kept)
 
 

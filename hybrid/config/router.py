@@ -67,7 +67,7 @@ class RouterConfig(Section):
     buy: BuyConfig = BuyConfig()
     confidence: ConfidenceConfig = ConfidenceConfig()
     tool_slope: float = Field(default=0.5, ge=0)
-    """Logits of accuracy lost per step under the best text, at the lower end of the interval, from which a tool is recommended."""
+    """Logits of accuracy lost per step under the best text, at the lower end of its interval, that speak for a tool."""
     horizon_days: float = Field(default=30.0, gt=0)
     """Days over which the document's tokens of a capability with `calls_per_day` are held against the cost of a training."""
     force: dict[Identifier, Literal["keep", "skill", "weights", "both", "neither"]] = Field(default={})

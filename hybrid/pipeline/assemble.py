@@ -129,6 +129,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             *([unmeasured] if unmeasured else ()),
             f"placed: {placement.reason}",
         ),
+        recommendation=route.recommendation,
         kind=r.Kind(
             measured=route.kind,
             declared=outcome.capability.declared_kind,

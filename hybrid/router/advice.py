@@ -17,13 +17,14 @@ from hybrid.probe.base import Profile
 TRAINED = 3.0
 """What a token costs that goes through a training step, in tokens that are read or generated: forward, and twice that back."""
 Prefers = Literal["text", "weights"]
+Recommendation = Literal["tool"]
 
 
 @dataclass(frozen=True)
 class Advice:
     """What is recommended, and why."""
 
-    what: str
+    what: Recommendation
     why: str
 
 
@@ -60,7 +61,9 @@ def standing(profile: Profile, policy: RouterConfig, document_tokens: int, train
     """
     changes, calls, moves = (_declared(profile, name) for name in ("volatility", "calls_per_day", "portable"))
     if changes:
-        return Standing("text", f"its truth changes {changes:g} times a month: a text follows at once, weights go stale")
+        return Standing(
+            "text", f"its truth changes {changes:g} times a month: a text follows at once, weights go stale"
+        )
     if moves:
         return Standing("text", "it has to move between models: a text does, an adapter does not")
     if not calls:

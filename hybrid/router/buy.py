@@ -38,7 +38,7 @@ class Bid:
 
 
 def bid(arm: ArmName, step: int, base: Sequence[float], found: Sequence[float]) -> Bid:
-    """A bid from scores paired by example. Pairs that were not judged (NaN) are left out; without any the gain is 0 in [-1, 1]."""
+    """A bid from scores paired by example. Pairs that were not judged (NaN) are left out; without any it is 0 in [-1, 1]."""
     pairs = [b - a for a, b in zip(base, found, strict=True) if not (math.isnan(a) or math.isnan(b))]
     if not pairs:
         return Bid(arm, step, 0.0, -1.0, 1.0, 0)

@@ -150,7 +150,10 @@ def _nothing_built(route: Route) -> tuple[PlacementName, str]:
         "undecided": "not measurable at this size",
     }
     if route.placement == "neither" and route.open:
-        return "undecided", f"not measurable at this size: a gain is neither shown nor excluded ({', '.join(route.open)})"
+        return (
+            "undecided",
+            f"not measurable at this size: a gain is neither shown nor excluded ({', '.join(route.open)})",
+        )
     return ("neither" if route.placement in ARMS else route.placement), reasons.get(route.placement, attempted)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from hybrid.config.router import ConfidenceConfig, RouterConfig
 from hybrid.config.schema import PlacementName
 from hybrid.probe.base import ProbeResult, Profile
-from hybrid.router.advice import recommended
+from hybrid.router.advice import Recommendation, recommended
 from hybrid.router.arms import ArmName
 from hybrid.router.kinds import MeasuredKind, measured_kind, side_probability
 from hybrid.router.openness import open_arms
@@ -49,7 +49,7 @@ class Route:
     link: float = 1.0
     open: tuple[ArmName, ...] = ()
     bought: bool = False
-    recommendation: str | None = None
+    recommendation: Recommendation | None = None
 
 
 @dataclass
