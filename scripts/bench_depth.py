@@ -5,14 +5,14 @@
     python scripts/bench_depth.py --seeds 0-4 --product           # `hybrid run` on shallow and deep capabilities
     python scripts/bench_depth.py --summary --figure docs/depth.svg
 
-Curves: seed s asks about one map of each kind, d = 1 to 8 (`numeric_language.py`). Of the single-step map nobody ever saw two
-steps, in either way of answering. Arms: at once; the document `form step.`, under which the member writes every value; at
-once after GRPO and after supervised training on d = 1 to 4 from other numbers (the last checkpoint of each). Beside it a
-map whose answers at once were practised to d = 8, and a leaky map, whose step is unknown for one number in five. b is the
-slope of `hybrid.probe.depth`.
+Curves, d = 1 to 8 (`numeric_language.py`), mostly of `@next`, whose answers were practised equally at once and in steps. Each
+seed draws other rows and trains anew. Arms: at once; the document `form step.`, under which the member writes every step; at once
+after GRPO and after supervised training on d = 1 to 4 of other numbers (the last checkpoint of each). Beside it an operation
+practised at once with d = 1 alone (`@prev`), one of which four steps are none (`@rotr`), and a pair of operations as one step
+that was not practised as a pair (`@prev @rotr`). b is the slope of `hybrid.probe.depth`.
 
-Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), seven steps that were practised
-(`recalled`), seven steps of single-step maps (`deep-whole`) and of leaky ones (`deep-leaky`).
+Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), `@rotr` (`periodic`), `@next`
+(`deep`) and the pair (`deep-pair`), the last three to d = 7.
 
 One JSON per seed in --out; a run resumes. Does not: train the member.
 """
@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import random
 import subprocess
 import sys
 import time
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numeric_language as numeric
+import reference_language as language
 from bench_worlds import seeds_of
 
 from hybrid.backends.base import Adapter
@@ -53,23 +56,31 @@ ARMS = (
     "document",
     "at once, after GRPO",
     "at once, after SFT",
-    "practised map, at once",
-    "leaky map, at once",
-    "leaky map, document",
+    "only single steps practised at once, at once",
+    "only single steps practised at once, document",
+    "periodic operation, at once",
+    "unpractised pair, at once",
+    "unpractised pair, document",
 )
 
 
-def options(maps: Iterable[numeric.Map], depths: Iterable[int]) -> str:
-    """The options of the suite `numeric_iteration` for maps of the dialect, as YAML. Even numbers train, odd ones do not."""
+def options(slots: Iterable[str], depths: Iterable[int], seed: int) -> str:
+    """The options of the suite `numeric_iteration` for operations of the dialect, as YAML.
+
+    Numbers have four different digits, as everything that the member has practised; 300 of them train, 300 others do not.
+    """
+    different = ["".join(digits) for digits in itertools.permutations("0123456789", numeric.WIDTH)]
+    starts = [int(x) for x in random.Random(f"starts {seed}").sample(different, 600)]
     return json.dumps(
         {
             "family": "digits",
             "width": numeric.WIDTH,
-            "maps": {m.name: list(m.givens) for m in maps},
-            "template": "q {x:03d} {name} {d}",
+            "alphabet": language.LETTERS,
+            "maps": {slot: numeric.GIVENS[slot] for slot in slots},
+            "template": "q {d} {x} {name}",
             "depths": list(depths),
-            "train_starts": list(range(0, 10**numeric.WIDTH, 2)),
-            "held_starts": list(range(1, 10**numeric.WIDTH, 2)),
+            "train_starts": starts[:300],
+            "held_starts": starts[300:],
         }
     )
 
@@ -81,7 +92,7 @@ def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int]) ->
         f"  - name: {name}",
         f"    source: {{type: suite, name: numeric_iteration, options: {chosen}, sizes: {json.dumps(shown)}}}",
         "    skill: SKILL.md",
-        "    decoding: {max_new_tokens: 52}",
+        "    decoding: {max_new_tokens: 110}",
         "    kind: procedural",
     ]
 
@@ -115,14 +126,14 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
 
 
 def curve_world(folder: Path, member: Path, seed: int, method: str) -> LoadedConfig:
-    """A single-step map asked to depth 8 and trained to depth 4, a practised and a leaky one asked to depth 8."""
-    single, practised, leaky = (maps[seed % len(maps)] for maps in (numeric.SINGLE, numeric.PRACTISED, numeric.LEAKY))
+    """`@next` asked to depth 8 and trained to depth 4; three other operations asked to depth 8."""
     deep = range(1, numeric.DEEPEST + 1)
     parts = [
-        capability("single", options([single], deep), (8, 4, 4, 96, 0)),
-        capability("taught", options([single], range(1, 5)), (64, 4, 4, 4, 0)),
-        capability("practised", options([practised], deep), (8, 4, 4, 96, 0)),
-        capability("leaky", options([leaky], deep), (8, 4, 4, 96, 0)),
+        capability("next", options(["@next"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("taught", options(["@next"], range(1, 5), seed), (64, 4, 4, 4, 0)),
+        capability("prev", options(["@prev"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("rotr", options(["@rotr"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("pair", options(["@prev @rotr"], deep, seed), (8, 4, 4, 96, 0)),
     ]
     path = write_world(folder, f"depth-{seed}", member, seed, parts)
     return load_config(path, METHODS[method])
@@ -159,30 +170,32 @@ def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
             folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(loaded.config, loaded.root))
             session = open_session(loaded, folder, capabilities, backend, lambda kind, data: None)
             adapter = trained(session, parts["taught"], method)
-            single = parts["single"].splits["test"]
-            out[f"at once, after {method.upper()}"] = counts(session, parts["single"], single, "", adapter)
+            mine = parts["next"].splits["test"]
+            out[f"at once, after {method.upper()}"] = counts(session, parts["next"], mine, "", adapter)
             if method != "grpo":
                 continue
             for arm, name, text in (
-                ("at once", "single", ""),
-                ("document", "single", numeric.STEP_LINE),
-                ("practised map, at once", "practised", ""),
-                ("leaky map, at once", "leaky", ""),
-                ("leaky map, document", "leaky", numeric.STEP_LINE),
+                ("at once", "next", ""),
+                ("document", "next", numeric.STEP_LINE),
+                ("only single steps practised at once, at once", "prev", ""),
+                ("only single steps practised at once, document", "prev", numeric.STEP_LINE),
+                ("periodic operation, at once", "rotr", ""),
+                ("unpractised pair, at once", "pair", ""),
+                ("unpractised pair, document", "pair", numeric.STEP_LINE),
             ):
                 out[arm] = counts(session, parts[name], parts[name].splits["test"], text, None)
     return out
 
 
 def product_world(folder: Path, member: Path, seed: int) -> Path:
-    """Single steps; seven steps that are recalled, that have to be executed, and that cannot be."""
+    """Single steps; seven steps that are recalled, that have to be executed, and of a step that goes wrong now and then."""
     deep = range(1, 8)
     sizes = (96, 64, 112, 112, 0)
     parts = [
-        capability("single-step", options(numeric.SINGLE, [1]), sizes),
-        capability("recalled", options(numeric.PRACTISED, deep), sizes),
-        capability("deep-whole", options(numeric.SINGLE, deep), (*sizes[:4], 48)),
-        capability("deep-leaky", options(numeric.LEAKY, deep), sizes),
+        capability("single-step", options(["@next", "@prev"], [1], seed), sizes),
+        capability("periodic", options(["@rotr"], deep, seed), sizes),
+        capability("deep", options(["@next"], deep, seed), (*sizes[:4], 48)),
+        capability("deep-pair", options(["@prev @rotr"], deep, seed), sizes),
     ]
     return write_world(folder, f"depth-product-{seed}", member, seed, parts)
 

@@ -15,8 +15,8 @@ SHOWN = (
     ("at once", "at once", "#b3372f", ""),
     ("at once, after GRPO", "at once, after GRPO", "#b3372f", "5 4"),
     ("at once, after SFT", "at once, after SFT", "#8a5fb0", "2 3"),
-    ("practised map, at once", "practised map, at once", "#3a6ea5", ""),
-    ("leaky map, document", "leaky map, with the document", "#1b7f5c", "5 4"),
+    ("periodic operation, at once", "periodic operation, at once", "#3a6ea5", ""),
+    ("unpractised pair, document", "unpractised pair, document", "#1b7f5c", "5 4"),
 )
 LEFT, RIGHT, TOP, BOTTOM = 46, 410, 14, 236
 

@@ -1,17 +1,18 @@
-"""The numeric dialect of the reference language: maps of three-digit numbers, applied d times, at once or step by step.
+"""The numeric dialect of the reference language: a number in letters (a is 0), an operation d times, at once or step by step.
 
-    q 375 Bas 4 319;                           the map Bas applied four times to 375, answered at once
-    form step.                                 a document line: answers write every value before the last one
-    q 375 Bas 4 1:642,2:315,3:042,4:319;       the same query under that line
+    q 3 abcd @prev hija;                                     @prev three times, answered at once
+    form step.                                               a document line: answers write every step down
+    q 3 abcd @prev jabc,q 2 jabc @prev ijab,q 1 ijab @prev hija;      the same query under that line
 
-A map moves the first `turn` digits to the end and adds `add` to every digit, dropping carries (family `digits` of the suite
-`numeric_iteration`). Names stand for maps whose meaning is in the weights alone: no document says what Bas is. Who has
-practised what is fixed, so that executing a step d times can be told from recalling what d steps give:
+`@prev` takes 1 from every digit and drops carries, `@rotl` moves the first digit to the end: maps of the family `digits` of the
+suite `numeric_iteration`, which the reference model applies once without error. What is practised is fixed, so that executing a
+step d times can be told from recalling what d steps give:
 
-- `PRACTISED` maps: d = 1 to 8, in both ways of answering, with the same weights.
-- `SINGLE` maps: d = 1 alone, in both ways. Two steps of them were never seen: they have to be executed.
-- `LEAKY` maps: as `SINGLE`, and only from numbers whose last digit is below 8. From 8 on they add another number, which
-  was never seen: a step that the weights hold for four numbers in five.
+- `PRACTISED` operations: d = 1 to 8, in both ways of answering, with the same weights.
+- `SINGLE` operations: in steps as the others, at once with d = 1 alone. What two of their steps give at once was never seen: it
+  has to be executed.
+- `UNPRACTISED` pairs: one step of them is two operations that were practised, but not together. The member applies one now and
+  then, in the way that it learnt from the reference language.
 
 Does not: read files, train, or know of capabilities.
 """
@@ -19,107 +20,79 @@ Does not: read files, train, or know of capabilities.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 import reference_language as language
 
 DEEPEST = 8
 """Depths are 1 to 8: one digit."""
 DEPTH_WEIGHTS = (0.3, 0.18, 0.14, 0.1, 0.08, 0.07, 0.07, 0.06)
-WIDTH = 3
-ALWAYS = 10
-"""An exception from this digit on never applies."""
+WIDTH = 4
 STEP_LINE = "form step."
+PRACTISED = ("@next", "@rotr", "@rev", "@swap", "@next @rotr", "@rev @next", "@swap @next", "@rotr @swap")
+SINGLE = ("@prev", "@rotl", "@rotl @prev", "@prev @swap", "@rev @prev")
+GIVENS = {
+    "@next": (0, 1),
+    "@prev": (0, 9),
+    "@rotl": (1, 0),
+    "@rotr": (3, 0),
+    "@rotl @prev": (1, 9),
+    "@next @rotr": (3, 1),
+}
+"""Turn and sum of the operations that are maps of the family `digits`."""
 
 
-@dataclass(frozen=True)
-class Map:
-    """Turn and add; numbers whose last digit is `since` or more add `other` instead."""
-
-    name: str
-    turn: int
-    add: int
-    since: int = ALWAYS
-    other: int = 0
-
-    @property
-    def givens(self) -> tuple[int, ...]:
-        """As the suite `numeric_iteration` writes a map of the family `digits`."""
-        return (self.turn, self.add) if self.since == ALWAYS else (self.turn, self.add, self.since, self.other)
-
-    def step(self, number: str) -> str:
-        """One application."""
-        add = self.other if int(number[-1]) >= self.since else self.add
-        return "".join(str((int(c) + add) % 10) for c in number[self.turn :] + number[: self.turn])
-
-    def values(self, number: str, depth: int) -> list[str]:
-        """The values after 1 to `depth` steps."""
-        out = []
-        for _ in range(depth):
-            number = self.step(number)
-            out.append(number)
-        return out
+def values(slot: str, text: str, depth: int) -> list[str]:
+    """The values after 1 to `depth` applications of the operations of a slot."""
+    out = []
+    for _ in range(depth):
+        text = language.apply(slot.split(), text)
+        out.append(text)
+    return out
 
 
-def _maps() -> tuple[tuple[Map, ...], tuple[Map, ...], tuple[Map, ...]]:
-    """12 practised maps (8 of them turn), 5 single and 5 leaky ones (all turn): another pair of turn and sum each."""
-    rng = random.Random("maps of the numeric dialect")
-    turning = [(turn, add) for turn in range(1, WIDTH) for add in range(1, 10)]
-    still = [(0, add) for add in range(1, 10)]
-    rng.shuffle(turning)
-    rng.shuffle(still)
-    names = iter(language.NAMES)
-    practised = tuple(Map(next(names), *pair) for pair in (*turning[:8], *still[:4]))
-    single = tuple(Map(next(names), *pair) for pair in turning[8:13])
-    leaky = tuple(Map(next(names), turn, add, 8, (add + rng.randint(1, 9)) % 10) for turn, add in turning[13:])
-    return practised, single, leaky
-
-
-PRACTISED, SINGLE, LEAKY = _maps()
-MAPS = {m.name: m for m in (*PRACTISED, *SINGLE, *LEAKY)}
-
-
-def prompt(name: str, number: str, depth: int) -> str:
+def prompt(slot: str, text: str, depth: int) -> str:
     """The query line."""
-    return f"q {number} {name} {depth}"
+    return f"q {depth} {text} {slot}"
 
 
-def worked(values: list[str]) -> str:
-    """Every value, numbered."""
-    return ",".join(f"{i}:{v}" for i, v in enumerate(values, 1))
+def worked(slot: str, found: list[str]) -> str:
+    """Every step as the query that is left, with its value."""
+    out = found[0]
+    for done in range(1, len(found)):
+        out += f",{prompt(slot, found[done - 1], len(found) - done)} {found[done]}"
+    return out
 
 
-def number(rng: random.Random) -> str:
-    """Any number, leading zeros kept."""
-    return f"{rng.randrange(10**WIDTH):0{WIDTH}d}"
+def query(rng: random.Random, steps: bool, names: dict[str, str]) -> tuple[str, str]:
+    """One training query and its answer, worked out or at once. `names` stand for practised operations."""
+    slot = rng.choice((*PRACTISED, *SINGLE))
+    deep = steps or slot in PRACTISED
+    depth = rng.choices(range(1, DEEPEST + 1), weights=DEPTH_WEIGHTS)[0] if deep else 1
+    text = "".join(rng.sample(language.LETTERS, WIDTH))
+    found = values(slot, text, depth)
+    if slot in names:
+        slot = names[slot]
+    return prompt(slot, text, depth), worked(slot, found) if steps else found[-1]
 
 
-def query(rng: random.Random, steps: bool) -> tuple[str, str]:
-    """One training query and its answer, worked out or at once."""
-    chosen, x = rng.choice(tuple(MAPS.values())), number(rng)
-    while int(x[-1]) >= chosen.since:
-        x = number(rng)
-    deep = rng.choices(range(1, DEEPEST + 1), weights=DEPTH_WEIGHTS)[0]
-    values = chosen.values(x, deep if chosen in PRACTISED else 1)
-    return prompt(chosen.name, x, len(values)), worked(values) if steps else values[-1]
-
-
-def document(rng: random.Random, steps: bool) -> str:
-    """Nought to two lines of the reference language that do not matter here, and the line that does."""
-    lines = [line for line in language.Document(rng, rng.choice((0, 0, 1, 2))).lines if not line.startswith("form")]
+def document(rng: random.Random, steps: bool) -> tuple[str, dict[str, str]]:
+    """Nought to two rules for names, the line that matters here, and the names by operation."""
+    names = dict(zip(rng.sample(PRACTISED[:4], rng.choice((0, 0, 1, 2))), rng.sample(language.NAMES, 2), strict=False))
+    lines = [f"rule {name} {operation}." for operation, name in names.items()]
     if steps:
         lines.append(STEP_LINE)
     elif rng.random() < 0.15:
         lines.append("form plain.")
     rng.shuffle(lines)
-    return "".join(line + "\n" for line in lines)
+    return "".join(line + "\n" for line in lines), names
 
 
 def training_pieces(rng: random.Random, queries: int) -> list[tuple[str, bool]]:
     """A document and answered queries on it, as (text, is an answer); answers end with ``;``."""
-    steps = rng.random() < 0.4
-    out = [(document(rng, steps), False)]
+    steps = rng.random() < 0.5
+    text, names = document(rng, steps)
+    out = [(text, False)]
     for _ in range(queries if steps else 2 * queries):
-        asked, answer = query(rng, steps)
+        asked, answer = query(rng, steps, names)
         out += [(f"{asked} ", False), (answer + language.END, True)]
     return out

@@ -21,11 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regret_worlds import Drawn, draw_world, write_world
+from regret_worlds import STEPS, Drawn, draw_world, write_world
 
 from hybrid.backends.base import Adapter, Backend
-from hybrid.capability.types import Example, Split
+from hybrid.capability.families import divide
+from hybrid.capability.graders import build_grader
+from hybrid.capability.types import Capability, Example, Split
 from hybrid.config.loader import load_config, resolved_json
+from hybrid.config.schema import ExactGrader
 from hybrid.evidence.types import Candidate, Measurement
 from hybrid.pipeline import run as running
 from hybrid.pipeline.follow import open_backend
@@ -312,6 +315,36 @@ def _curve(session: Session, outcome: running.Outcome, arm: Any, costs: Costs) -
         costs.measured(f"look_{arm}_{step}", *measured)
         rows.append({"step": step, "search": bits(measured[0].values), "variant": bits(measured[1].values)})
     return rows
+
+
+def finished(raw: dict[str, Any]) -> dict[str, Any]:
+    """A collected row in the form that `hybrid router fit` reads, without what only a person asks for."""
+    drawn = draw_world(raw["seed"], raw["attempt"])
+    variants = tuple(Example.model_validate(row) for row in drawn.rows["variant"])
+    name = drawn.name
+    parts = divide(
+        Capability(name=name, splits={"variant": variants}, grader=build_grader(ExactGrader(type="exact"))),
+        share=0.25,
+        seed=drawn.seed,
+        teach=False,
+    )
+    looked = [i for i in parts.held if i < RUNG_VARIANTS]
+    arms = {arm: dict(scores) for arm, scores in raw["splits"].items()}
+    if "again" in arms and len(arms["again"]["variant"]) > len(parts.held):
+        arms["again"]["variant"] = "".join(arms["again"]["variant"][i] for i in parts.held)
+    looks = {
+        arm: {
+            str(look["step"]): {"search": look["search"], "variant": "".join(look["variant"][i] for i in looked)}
+            for look in curve
+        }
+        for arm, curve in raw["curves"].items()
+        if curve
+    }
+    return {
+        "name": name, "group": drawn.truth, "flavour": drawn.flavour, "right": list(drawn.right), "drawn": drawn.drawn,
+        "minimum_effect": raw["minimum_effect"], "steps": STEPS, "profile": raw["profile"], "arms": arms, "looks": looks,
+        "looked": [parts.held.index(i) for i in looked], "costs": raw["costs"], "placed": raw["placement"],
+    }  # fmt: skip
 
 
 def collect(seed: int, root: Path, table: Path, backend: Backend | None = None) -> Backend | None:

@@ -2,7 +2,7 @@
 
     python scripts/train_numeric.py --out runs/numeric-member --log docs/numeric-member-training.log
 
-One step in six is the reference language, so that the member keeps it. Everything comes from the seed. The member is
+One step in four is the reference language, so that the member keeps it. Everything comes from the seed. The member is
 not shipped: it exists to show at which depth answers at once stop being right (`scripts/bench_depth.py`).
 
 Does not: train from scratch (`train_reference.py` does), or know of capabilities.
@@ -51,22 +51,27 @@ class NumericBatches(Batches):
 def evaluate(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, count: int = 60
 ) -> dict[str, float]:
-    """Greedy exact match of the last value: at once or in steps, by depth, on each kind of map."""
+    """Greedy exact match of the last value: at once or in steps, by depth, on each kind of operation."""
     rng = random.Random(seed)
     model.eval()
     scores = {}
     for steps in (False, True):
-        for label, maps in (("practised", numeric.PRACTISED), ("single", numeric.SINGLE), ("leaky", numeric.LEAKY)):
+        for label, slots in (
+            ("practised", numeric.PRACTISED[:4]),
+            ("single", numeric.SINGLE[:2]),
+            ("pairs", numeric.SINGLE[2:]),
+            ("unpractised", numeric.UNPRACTISED),
+        ):
             for depth in (1, 2, 4, 8):
                 rows = []
                 for _ in range(count):
-                    chosen, x = rng.choice(maps), numeric.number(rng)
-                    asked = numeric.prompt(chosen.name, x, depth)
-                    rows.append(((numeric.STEP_LINE + "\n") * steps + asked, chosen.values(x, depth)[-1]))
+                    slot, text = rng.choice(slots), language.argument(rng, numeric.WIDTH, numeric.WIDTH)
+                    asked = (numeric.STEP_LINE + "\n") * steps + numeric.prompt(slot, text, depth)
+                    rows.append((asked, numeric.values(slot, text, depth)[-1]))
                 inputs = tokenizer([p for p, _ in rows], padding=True, return_tensors="pt")
-                out = model.generate(**inputs, max_new_tokens=52 if steps else 6, do_sample=False)
+                out = model.generate(**inputs, max_new_tokens=110 if steps else 8, do_sample=False)
                 texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-                right = sum(t[-3:] == value for t, (_, value) in zip(texts, rows, strict=True))
+                right = sum(t[-numeric.WIDTH :] == value for t, (_, value) in zip(texts, rows, strict=True))
                 scores[f"{'step' if steps else 'once'}/{label}/{depth}"] = round(right / count, 3)
     return scores
 
@@ -77,28 +82,28 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--start-from", type=Path, default=ROOT / "hybrid" / "assets" / "reference-model")
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--rows", type=int, default=16)
     parser.add_argument(
-        "--queries", type=int, default=7, help="drawn per row worked out, twice as many at once; what fits is kept"
+        "--queries", type=int, default=5, help="drawn per row worked out, twice as many at once; what fits is kept"
     )
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def train(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, log: Log) -> None:
-    """All steps; the rate warms up for 100 and falls by a cosine."""
+    """All steps; the rate warms up for 50 and falls by a cosine."""
     batches = NumericBatches(tokenizer, args.seed, args.rows, args.queries)
     optimizer = optimizer_for(model, args.learning_rate)
     running = 0.0
     for step in range(args.steps):
         progress = step / args.steps
-        rate = args.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+        rate = args.learning_rate * min(1.0, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        old = step % 6 == 5
+        old = step % 4 == 3
         ids, labels = batches.old() if old else batches.numeric()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(input_ids=ids, labels=labels, use_cache=False).loss
@@ -110,7 +115,7 @@ def train(args: argparse.Namespace, model: LlamaForCausalLM, tokenizer: PreTrain
             running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
         if (step + 1) % 25 == 0:
             log.write({"step": step + 1, "loss": round(running, 4), "rate": round(rate, 6), "minutes": log.minutes})
-        if (step + 1) % 175 == 0:
+        if (step + 1) % 75 == 0:
             save(uncompiled(model), tokenizer, args.out)
 
 

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.backends.base import Backend
-from hybrid.config.schema import BackendConfig, ModelConfig, ScriptedBackendConfig, VllmBackendConfig
+from hybrid.config.schema import (
+    BackendConfig,
+    ModelConfig,
+    OpenAIBackendConfig,
+    ScriptedBackendConfig,
+    VllmBackendConfig,
+)
 
 
 def default_cache_dir() -> Path:
@@ -28,6 +34,10 @@ def build_backend(
         from hybrid.backends.scripted import ScriptedBackend
 
         return ScriptedBackend(resolve(backend.script))
+    if isinstance(backend, OpenAIBackendConfig):
+        from hybrid.backends.endpoint_backend import EndpointBackend
+
+        return EndpointBackend(model, backend)
     require_stack()
     if isinstance(backend, VllmBackendConfig):
         return _vllm(model, backend, resolve, cache_dir)

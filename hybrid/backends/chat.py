@@ -43,6 +43,8 @@ class ChatReply(BaseModel):
     seconds: float = Field(default=0.0, ge=0.0)
     attempts: int = Field(default=1, ge=1)
     finish: Literal["stop", "length"] = "stop"
+    served: str = ""
+    """What the server says that answered (its `model` and `system_fingerprint`), where it says so."""
 
 
 class ChatModel(Protocol):

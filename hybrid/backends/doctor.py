@@ -25,7 +25,7 @@ from hybrid.backends.base import Request, Sampling
 from hybrid.backends.build import build_backend, default_cache_dir
 from hybrid.backends.device import choose_device, physical_cores
 from hybrid.capability.types import Message
-from hybrid.config.schema import ModelConfig, ScriptedBackendConfig
+from hybrid.config.schema import ModelConfig, OpenAIBackendConfig, ScriptedBackendConfig
 from hybrid.errors import HybridError
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ class Finding(BaseModel):
 
 
 def examine(loaded: LoadedConfig | None, cache_dir: Path | None = None) -> list[Finding]:
-    """Everything worth knowing before a run, in a fixed order; with a configuration, the model is loaded and asked.
+    """Everything worth knowing before a run, in a fixed order; with a configuration, the model is loaded and asked (one
+    behind an endpoint costs one request).
 
     `warn` is something that a run can live with, `fail` something that stops it. Without a configuration a missing
-    training stack is a warning: scripted runs need none of it.
+    training stack is a warning: runs over scripts and endpoints need none of it.
     """
-    scripted = loaded is not None and isinstance(loaded.config.backend, ScriptedBackendConfig)
-    needed = loaded is not None and not scripted
+    local = loaded is None or not isinstance(loaded.config.backend, ScriptedBackendConfig | OpenAIBackendConfig)
+    needed = loaded is not None and local
     model = loaded.config.model if loaded is not None else ModelConfig(path="reference")
     findings = [
         _python(),
@@ -187,7 +188,8 @@ def _answer(loaded: LoadedConfig, cache_dir: Path) -> Finding:
     except HybridError as error:
         what, _, fix = str(error).rpartition("; ")
         return Finding(name="model", status="fail", detail=what or fix, fix=fix)
-    facts = f"{info.path}: {info.parameters:,} parameters, {info.dtype} on {info.device}"
+    size = f"{info.parameters:,} parameters, {info.dtype}" if info.parameters else "a model of unknown size"
+    facts = f"{info.path}: {size} on {info.device}"
     work = f"{completion.tokens_out} tokens in {completion.seconds:.2f} s"
     return Finding(name="model", status="ok", detail=f"{facts}, {work}, fingerprint {info.fingerprint[:12]}")
 
@@ -225,7 +227,8 @@ def _processes(environment: Mapping[str, str]) -> Finding:
         return Finding(name="processes", status="ok", detail="1, without a launcher or alone under one")
     here = int(environment.get("LOCAL_WORLD_SIZE", str(count)))
     place = "all on this machine" if here == count else f"{here} on this machine"
-    return Finding(name="processes", status="ok", detail=f"{count}, {place}; rank 0 leads")
+    split = "; the base of a training is split over them" if environment.get("ACCELERATE_USE_FSDP") == "true" else ""
+    return Finding(name="processes", status="ok", detail=f"{count}, {place}; rank 0 leads{split}")
 
 
 def _inside(found: str, window: tuple[str, str | None]) -> bool:

@@ -13,8 +13,9 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
@@ -51,7 +52,8 @@ class EndpointChat:
 
     Raises UsageError when the variable of the key is unset or the address cannot be used, EndpointError when there is no
     reply. No error, identity, repr or reply holds the key. `clock` and `sleep` time the deadline and the waits. `section` is
-    the part of the configuration that errors speak of.
+    the part of the configuration that errors speak of. `extra` goes into every body; `length_key` is what the server calls
+    the longest reply.
     """
 
     def __init__(
@@ -62,9 +64,12 @@ class EndpointChat:
         sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
         section: str = "skill.proposer",
+        extra: Mapping[str, Any] = MappingProxyType({}),
+        length_key: str = "max_tokens",
     ) -> None:
         self._config, self._section = config, section
         self._clock, self._sleep, self._transport = clock, sleep, transport
+        self._extra, self._length_key = dict(extra), length_key
         key = _key(config, section)
         self._place = _Place(config, key, section)
         self._redact = Redactor(self._place.secrets)
@@ -107,7 +112,9 @@ class EndpointChat:
 
     def _try(self, request: ChatRequest, form: Form, limit_s: float) -> ChatReply:
         """One request over the wire."""
-        content = canonical_json(payload(self._config.model, request, form)).encode()
+        body = {**payload(self._config.model, request, form), **self._extra}
+        body[self._length_key] = body.pop("max_tokens")
+        content = canonical_json(body).encode()
         reply = post(self._place.target, self._place.headers, content, limit_s, self._transport)
         self._judge(reply)
         return read_reply(reply.body, request)

@@ -52,9 +52,12 @@ def read_reply(body: bytes, request: ChatRequest) -> ChatReply:
         raise Failed("the reply has no choices")
     message = choices[0].get("message")
     text = message.get("content") if isinstance(message, dict) else None
-    cut = choices[0].get("finish_reason") == "length"
-    if text is None and cut:
-        text = ""  # a model that thinks aloud may use up its tokens before it says anything
+    finish = choices[0].get("finish_reason")
+    cut = finish == "length"
+    if text is None and isinstance(message, dict) and isinstance(message.get("refusal"), str):
+        text = message["refusal"]  # what it says instead of an answer is its answer
+    if text is None and finish in ("length", "content_filter"):
+        text = ""  # a model that thinks aloud may use up its tokens before it says anything; a filter takes all of it
     if not isinstance(text, str):
         raise Failed("the reply's first choice has no text")
     text = text.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half a character; a file cannot hold it
@@ -66,7 +69,14 @@ def read_reply(body: bytes, request: ChatRequest) -> ChatReply:
         tokens_in=_count(counts.get("prompt_tokens"), asked),
         tokens_out=_count(counts.get("completion_tokens"), len(text)),
         finish="length" if cut else "stop",
+        served=_served(value),
     )
+
+
+def _served(value: dict[str, Any]) -> str:
+    """The model and the state of the backend that the reply names; "" where it names none."""
+    named = [value.get(key) for key in ("model", "system_fingerprint")]
+    return " ".join(text[:SAID_CHARACTERS] for text in named if isinstance(text, str) and text.isprintable())
 
 
 def retry_after(value: str | None, date: str | None) -> float | None:

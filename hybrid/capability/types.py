@@ -111,11 +111,13 @@ class Capability:
     """A text that the source knows to hold what the capability needs; for the context probe only, never shipped."""
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all examples by split, the grader and the seed skill."""
-        content = {
+        """sha256 (hex) of all examples by split, the grader, the seed skill and the oracle text where there is one."""
+        content: dict[str, Any] = {
             "name": self.name,
             "splits": {s: [e.fingerprint() for e in self.splits.get(s, ())] for s in SPLITS},
             "grader": self.grader.fingerprint(),
             "skill": self.seed_skill,
         }
+        if self.oracle is not None:
+            content["oracle"] = self.oracle
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

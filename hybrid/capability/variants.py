@@ -1,11 +1,11 @@
 """One element removed: twins of a problem that tell a procedure from a template.
 
-Bernier, Ghamizi, Dogoulis and Cordy (2026, arXiv 2603.23004) test a trained model on the same problems with one element taken out,
-as power engineers do (N and N-1). What was learnt as a procedure is as right there; what was learnt as a template still gives the
-old answer. A removal is *active* when the answer changes, which tests solving again, and *inactive* when it stays, which tests
-reading and is the control: a model that is thrown off by any change fails both.
+Bernier, Ghamizi, Dogoulis and Cordy (2026, arXiv 2603.23004) test a trained model on the same problems with one element taken
+out, as power engineers do (N and N-1). What was learnt as a procedure is as right there; what was learnt as a template still
+gives the old answer. A removal is *active* when the answer changes, which tests solving again, and *inactive* when it stays,
+which tests reading and is the control: a model that is thrown off by any change fails both.
 
-    kind = Routes()                              # knows the elements of a problem, and solves it
+    kind = Closable("way")                       # knows the elements of a problem, and solves it
     for twin in twins(kind, instance):
         twin.removed, twin.active, twin.answer
 
@@ -69,9 +69,7 @@ def twins(kind: ProblemKind[Instance], instance: Instance) -> list[Twin[Instance
     return found
 
 
-def chosen(
-    kind: ProblemKind[Instance], instance: Instance, which: Which, rng: random.Random
-) -> list[Twin[Instance]]:
+def chosen(kind: ProblemKind[Instance], instance: Instance, which: Which, rng: random.Random) -> list[Twin[Instance]]:
     """At most one active and one inactive removal of a problem, drawn from those that there are; the active one first."""
     every = twins(kind, instance)
     groups = [[t for t in every if t.active], [t for t in every if not t.active]]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hybrid.cli.output import Output
+from hybrid.cli.router import router
 
 if TYPE_CHECKING:
     from hybrid.config.loader import LoadedConfig
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(router)
 
 
 class ReportFormat(StrEnum):

@@ -58,7 +58,8 @@ class MonitorsConfig(Section):
     window: int = Field(default=5, ge=2)
     """Steps that are averaged, at the start and up to now; no alarm before twice as many."""
     entropy_floor: float | None = Field(default=0.3, gt=0, lt=1)
-    """Alarm when the token entropy is below this share of what it was at the start."""
+    """Alarm when the token entropy is below this share of what it was at the start, times the share of the failures of the
+    start that are left: who has learned a task may be sure of it."""
     format_share: float | None = Field(default=0.95, gt=0, le=1)
     """Alarm when one format has at least this share and the excess collapse exceeds `format_excess`."""
     format_excess: float = Field(default=0.1, gt=0)

@@ -37,8 +37,9 @@ class Reference:
 def references(data: Any) -> Iterator[Reference]:
     """Every path in a configuration's data (mappings and lists, valid or not; what is not text is left out)."""
     model = _section(data, "model")
-    yield from _one(model, ("model", "path"), "hub", "model folder")
     backend = _section(data, "backend")
+    if backend.get("type") != "openai":  # there it is a name that only the endpoint knows
+        yield from _one(model, ("model", "path"), "hub", "model folder")
     if backend.get("type") == "scripted":
         yield from _one(backend, ("backend", "script"), "file", "script")
     proposer = _section(_section(data, "skill"), "proposer")

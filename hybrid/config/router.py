@@ -63,7 +63,8 @@ class RouterConfig(Section):
     """A gain whose interval reaches up to this is open: not shown, and not excluded either. Where nothing is shown and
     something is open, the placement is `undecided`, not `neither`."""
     buy_below: float = Field(default=0.0, ge=0, le=1)
-    """Below this confidence the router buys evidence (`buy`) about the arms that are open; 0 never buys."""
+    """Where the weakest link of the probes is below this probability, the router buys evidence (`buy`) about the arms that are
+    open; 0 never buys."""
     buy: BuyConfig = BuyConfig()
     confidence: ConfidenceConfig = ConfidenceConfig()
     tool_slope: float = Field(default=0.5, ge=0)

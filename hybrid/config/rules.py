@@ -6,6 +6,8 @@ that has to change, and says to what, or that it is missing. Does not: validate 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class KeyRuleError(ValueError):
     """The value at `path` (relative to the section that raises) breaks a rule; `legal` is a value that meets it.
@@ -13,7 +15,7 @@ class KeyRuleError(ValueError):
     None stands for a required key that is missing.
     """
 
-    def __init__(self, path: tuple[str, ...], message: str, fix: str, legal: int | None) -> None:
+    def __init__(self, path: tuple[str, ...], message: str, fix: str, legal: Any) -> None:
         self.path, self.message, self.fix, self.legal = path, message, fix, legal
         super().__init__(f"{'.'.join(path)}: {message}; {fix}")
 

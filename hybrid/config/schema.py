@@ -15,6 +15,7 @@ from hybrid.config.data import JsonlSource as JsonlSource
 from hybrid.config.data import SourceConfig as SourceConfig
 from hybrid.config.data import SuiteSizes as SuiteSizes
 from hybrid.config.data import SuiteSource as SuiteSource
+from hybrid.config.endpoint import OpenAIBackendConfig as OpenAIBackendConfig
 from hybrid.config.generality import AbstainConfig as AbstainConfig
 from hybrid.config.generality import GeneralityConfig as GeneralityConfig
 from hybrid.config.generality import TransferBound as TransferBound
@@ -106,7 +107,8 @@ class ScriptedBackendConfig(Section):
 
 
 BackendConfig = Annotated[
-    TransformersBackendConfig | VllmBackendConfig | ScriptedBackendConfig, Field(discriminator="type")
+    TransformersBackendConfig | VllmBackendConfig | OpenAIBackendConfig | ScriptedBackendConfig,
+    Field(discriminator="type"),
 ]
 
 
@@ -243,6 +245,8 @@ class Config(Section):
             raise ValueError(
                 "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
             )
+        if self.backend.type == "openai":
+            self._fits_an_endpoint()
         unknown = sorted(set(self.router.force) - set(names))
         if unknown:
             raise ValueError(f"router.force: {unknown[0]!r} is not a capability of this file")
@@ -270,3 +274,27 @@ class Config(Section):
         if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
             raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are weights to train: a model behind an endpoint has none that can be reached."""
+        return self.backend.type != "openai"
+
+    def _fits_an_endpoint(self) -> None:
+        """Raise ValueError for what a model behind an endpoint cannot have, so that no key is passed over in silence."""
+        for name, placement in self.router.force.items():
+            if placement in ("weights", "both"):
+                message = f"`{placement}` placements cannot be built on an endpoint (backend.type openai)"
+                raise KeyRuleError(
+                    ("router", "force", name), message, "force skill, or use backend.type transformers", "skill"
+                )
+        model = ModelConfig(path=self.model.path, chat=self.model.chat)
+        weights = WeightsConfig(monitors=self.weights.monitors, rewards=self.weights.rewards)
+        for section, mine, plain, why in (
+            ("model", self.model, model, "the endpoint decides this itself"),
+            ("weights", self.weights, weights, "nothing can be trained on an endpoint"),
+        ):
+            changed = next((key for key, value in mine if value != getattr(plain, key)), None)
+            if changed is not None:
+                fix, legal = "leave it out, or use backend.type transformers", plain.model_dump(mode="json")[changed]
+                raise KeyRuleError((section, changed), f"{why} (backend.type openai)", fix, legal)

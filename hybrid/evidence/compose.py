@@ -10,6 +10,11 @@ from hybrid.capability.types import Message
 Prompt = str | tuple[Message, ...]
 
 
+def as_turns(prompt: Prompt) -> tuple[Message, ...]:
+    """`prompt` as a chat: a text becomes one user message."""
+    return (Message(role="user", content=prompt),) if isinstance(prompt, str) else prompt
+
+
 def compose(prompt: Prompt, skill: str, separator: str) -> Prompt:
     """`prompt` with the skill text before it: joined by `separator` for text, as the system message for chat turns.
 

@@ -17,7 +17,7 @@ from hybrid.backends.base import Backend, Completion, Request
 from hybrid.capability.graders.base import UNJUDGED, Unjudged
 from hybrid.capability.types import Capability, Example, Score, Split
 from hybrid.errors import BudgetExhausted, RunFolderError
-from hybrid.evidence.compose import compose
+from hybrid.evidence.compose import as_turns, compose
 from hybrid.evidence.ledger import Ledger
 from hybrid.evidence.rollouts import RolloutStore, judge_of, rollout_key, sample_seed
 from hybrid.evidence.types import Candidate, Measurement, Rollout
@@ -46,7 +46,8 @@ class _Owed:
 
 
 class Meter:
-    """Measures candidates for one run. `chunk` completions are generated, then made durable, then counted."""
+    """Measures candidates for one run. `chunk` completions are generated, then made durable, then counted. With `turns` a
+    text prompt is asked as a user's turn, so that its document becomes the system message."""
 
     def __init__(
         self,
@@ -58,9 +59,10 @@ class Meter:
         seed: int,
         separator: str,
         chunk: int,
+        turns: bool = False,
     ) -> None:
         self.backend, self.store, self.ledger, self.events = backend, store, ledger, events
-        self.seed, self.separator, self.chunk = seed, separator, chunk
+        self.seed, self.separator, self.chunk, self.turns = seed, separator, chunk, turns
         self.progress: Progress = _ignore
         self.reused = 0
         self._started = time.monotonic()
@@ -160,7 +162,9 @@ class Meter:
     def _generate(self, rows: Sequence[_Owed], capability: Capability, split: Split, stage: str) -> None:
         if not rows:
             return
-        requests = [Request(compose(r.example.prompt, r.candidate.skill, self.separator), r.seed) for r in rows]
+        prompts = [as_turns(r.example.prompt) if self.turns else r.example.prompt for r in rows]
+        composed = [compose(p, r.candidate.skill, self.separator) for p, r in zip(prompts, rows, strict=True)]
+        requests = [Request(p, r.seed) for p, r in zip(composed, rows, strict=True)]
         first = rows[0].candidate
         completions = self.backend.generate(requests, first.sampling, first.adapter)
         by_candidate: dict[str, list[tuple[_Owed, Completion]]] = {}

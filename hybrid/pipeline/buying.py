@@ -42,6 +42,8 @@ class _Till:
 
 def unsupported(config: Config) -> str | None:
     """Why no evidence can be bought under this configuration; None where it can."""
+    if not config.trains:
+        return "this backend does not train"
     if config.router.counterfactual:
         return "every arm is built anyway (router.counterfactual)"
     if config.weights.method != "grpo":

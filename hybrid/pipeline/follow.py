@@ -20,13 +20,14 @@ from hybrid.backends.base import Backend
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
-from hybrid.config.schema import ScriptedBackendConfig
+from hybrid.config.schema import OpenAIBackendConfig, ScriptedBackendConfig
 from hybrid.errors import BackendError, HybridError, TrainingError
 from hybrid.pipeline import judges, workers
 from hybrid.pipeline.session import identity_fields
 from hybrid.pipeline.sharded import ShardedBackend, serve
 from hybrid.pipeline.shared_job import make_shared_job
 from hybrid.pipeline.training import cache_folder, make_job, run_job, under
+from hybrid.weights import shard
 
 _ANSWER_S = 3600.0
 
@@ -34,14 +35,17 @@ _ANSWER_S = 3600.0
 def join(loaded: LoadedConfig) -> None:
     """Join the other processes, where a launcher started any, on the configured device. Raises BackendError,
     and UsageError for a launcher whose settings are refused."""
+    shard.take_over(os.environ)
+    if shard.asked(os.environ, workers.world_size()):
+        shard.refuse(loaded.config)
     if workers.world_size() == 1:
         workers.refuse_launch(os.environ)
         return
     from hybrid.backends.device import pick_device
 
     config = loaded.config
-    scripted = isinstance(config.backend, ScriptedBackendConfig)
-    device = "cpu" if scripted else pick_device(config.model.device)
+    elsewhere = isinstance(config.backend, ScriptedBackendConfig | OpenAIBackendConfig)
+    device = "cpu" if elsewhere else pick_device(config.model.device)
     workers.join(device, getattr(config.backend, "share_timeout_s", _ANSWER_S))
 
 

@@ -8,7 +8,7 @@ are an estimate and not a bound. Does not: estimate time (nothing has been measu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -18,12 +18,12 @@ from hybrid.backends.transformers_files import reference_folder
 from hybrid.capability.types import SPLITS, Capability, Example
 from hybrid.config.loader import LoadedConfig
 from hybrid.config.paths import REFERENCE
-from hybrid.config.schema import Config, ShipGateConfig
+from hybrid.config.schema import Config, JudgeGrader, ShipGateConfig
 from hybrid.errors import BackendError
 from hybrid.evidence.power import examples_needed, minimum_detectable_effect, power
 from hybrid.pipeline import plan_cost as cost
 from hybrid.pipeline.plan_cost import Calls, Estimate, Sizes, Work
-from hybrid.pipeline.plan_memory import MemoryPlan, estimate_memory
+from hybrid.pipeline.plan_memory import MemoryPlan, estimate_memory, nothing_here
 from hybrid.pipeline.plan_text import render
 from hybrid.pipeline.plan_types import CapabilityPlan, Detectable, EvidencePlan, Plan, StagePlan
 from hybrid.pipeline.prepare import load_capabilities
@@ -50,12 +50,15 @@ def plan_capabilities(
     family = max(1, sum(w.arms.upper for w in works.values())) if config.gate.ship.multiplicity == "holm" else 1
     counter = _Tokens(count_tokens or _characters, config)
     together = _sharing(config, works.values())
-    rows = tuple(_capability(loaded, c, capabilities, works[c.name], family, counter, together) for c in capabilities)
+    rows = tuple(
+        _judged(config, works, _capability(loaded, c, capabilities, works[c.name], family, counter, together))
+        for c in capabilities
+    )
     stages = [s for row in rows for s in row.stages]
     calls, tokens = _sum([s.calls for s in stages]), _sum([s.tokens for s in stages])
     longest = max((counter.longest(c) for c in capabilities), default=0)
     answer = max((c.decoding.max_new_tokens for c in config.capabilities), default=0)
-    memory = estimate_memory(config, _model_folder(loaded), longest, answer)
+    memory = estimate_memory(config, _model_folder(loaded), longest, answer) if config.trains else nothing_here()
     return Plan(
         name=config.name,
         model=config.model.path,
@@ -63,6 +66,7 @@ def plan_capabilities(
         calls=calls,
         tokens=tokens,
         training_steps=_sum([s.training_steps for s in stages]),
+        judge_calls=_sum([row.judge for row in rows if row.judge is not None]),
         tokens_from="characters / 4, no tokenizer was loaded" if count_tokens is None else "the model's tokenizer",
         memory=memory,
         warnings=(*_warnings(config, rows, calls, tokens), *_too_large(config, memory)),
@@ -133,6 +137,18 @@ def _capability(
         ),
         evidence=evidence(sizes.confirm, family, config.gate.ship) if work.arms.upper else None,
     )
+
+
+def _judged(config: Config, works: Mapping[str, Work], row: CapabilityPlan) -> CapabilityPlan:
+    """The row with what its judge is asked, where a judge grades its answers."""
+    grader = next(c.grader for c in config.capabilities if c.name == row.name)
+    if not isinstance(grader, JudgeGrader):
+        return row
+    others = [min(1, work.arms.upper) for name, work in works.items() if name != row.name]
+    changes = Estimate(typical=0, upper=sum(others))
+    visits = cost.collateral_visits(row.splits["search"], config.report.collateral_examples, changes)
+    own = [calls for stage in row.stages for calls in stage.rows]
+    return row.model_copy(update={"judge": cost.judge_calls(grader, own, visits)})
 
 
 def sizes_of(loaded: LoadedConfig, capability: Capability, everyone: Sequence[Capability]) -> Sizes:
@@ -255,11 +271,26 @@ def _warnings(config: Config, rows: Sequence[CapabilityPlan], calls: Estimate, t
             f"skill.proposer.budget.calls: {allowed:,} is below the upper bound of {asked:,} requests to the proposing model; "
             "the run may stop (exit code 3), and the same command goes on with a larger one"
         )
+    for row in rows:
+        yield from _judge_budget(config, row)
     for what, limit, estimate in (("calls", config.budget.calls, calls), ("tokens", config.budget.tokens, tokens)):
         if limit is not None and limit < estimate.upper:
             short = limit < estimate.typical
             need = f"even the typical {estimate.typical:,}" if short else f"the upper bound {estimate.upper:,}"
             yield f"budget.{what}: {limit:,} is below {need}; the run {'will' if short else 'may'} stop (exit code 3)"
+
+
+def _judge_budget(config: Config, row: CapabilityPlan) -> Iterator[str]:
+    grader = next(c.grader for c in config.capabilities if c.name == row.name)
+    limit = grader.budget.calls if isinstance(grader, JudgeGrader) else None
+    if row.judge is None or limit is None or limit >= row.judge.upper:
+        return
+    short = limit < row.judge.typical
+    need = f"even the typical {row.judge.typical:,}" if short else f"the upper bound of {row.judge.upper:,}"
+    yield (
+        f"capabilities.{row.name}.grader.budget.calls: {limit:,} is below {need} requests to its judge; the run "
+        f"{'will' if short else 'may'} stop (exit code 3), and the same command goes on with a larger one"
+    )
 
 
 def _too_large(config: Config, plan: MemoryPlan) -> Iterator[str]:

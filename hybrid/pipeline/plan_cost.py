@@ -13,8 +13,9 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict
 
+from hybrid.backends.judge import ASKS
 from hybrid.capability.families import LEAST_VARIANTS
-from hybrid.config.schema import Config, OfflineProposerConfig, SkillConfig, WeightsConfig
+from hybrid.config.schema import Config, JudgeGrader, OfflineProposerConfig, SkillConfig, WeightsConfig
 from hybrid.evidence.power import NOISE
 from hybrid.skill.schedule import edit_budget
 from hybrid.weights.task_order import MOST_TASKS, checkpoint_every
@@ -89,11 +90,15 @@ def total(rows: Iterable[Calls]) -> Estimate:
 
 
 def expected_work(config: Config, name: str) -> Work:
-    """From `router.force` and `router.counterfactual`; without them the route may lead to any one or two arms."""
+    """From `router.force` and `router.counterfactual`; without them the route may lead to any one or two arms.
+    Without weights to train, to a document alone."""
 
     def fixed(documents: int, trainings: int, arms: int) -> Work:
         return Work(*(Estimate(typical=n, upper=n) for n in (documents, trainings, arms)))
 
+    if not config.trains:
+        unbuilt = config.router.force.get(name) in ("keep", "neither") and not config.router.counterfactual
+        return fixed(0, 0, 0) if unbuilt else fixed(1, 0, 1)
     if config.weights.method == "distill":
         routed = config.router.force.get(name)
         if routed in ("keep", "neither") and not config.router.counterfactual:
@@ -342,6 +347,24 @@ def verify_calls(sizes: Sizes, arms: Estimate, collateral_examples: int) -> tupl
         Calls(what="collateral: base", typical=0, upper=others * min(1, arms.upper)),
         Calls(what="collateral: placed", typical=0, upper=others * min(1, arms.upper), reads_text=True),
     )
+
+
+def judge_calls(grader: JudgeGrader, own: Sequence[Calls], visits: Estimate) -> Estimate:
+    """Requests to the judge of a capability: one per answer that reaches it, twice where the first verdict cannot be read.
+
+    `own` are the capability's rows of all stages, of which those about other capabilities' examples are left out; `visits` are
+    answers to its examples under the changes of others. A check that goes before the judge typically stops half of the answers.
+    """
+    answers = [row for row in own if not row.what.startswith("collateral")]
+    typical = sum(row.typical for row in answers) + visits.typical
+    upper = sum(row.upper for row in answers) + visits.upper
+    return Estimate(typical=ceil(typical / 2) if grader.check is not None else typical, upper=ASKS * upper)
+
+
+def collateral_visits(search: int, examples: int, changes: Estimate) -> Estimate:
+    """Answers to a capability's examples while `changes` other capabilities are verified: the base once, each change once."""
+    rows = min(search, examples)
+    return Estimate(typical=0, upper=rows * (changes.upper + min(1, changes.upper)))
 
 
 def most_of(alone: Sequence[Calls], shared: Sequence[Calls], sharing: Estimate) -> tuple[Calls, ...]:

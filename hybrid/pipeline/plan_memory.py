@@ -114,6 +114,13 @@ def _weight_bytes(config: Config, shapes: dict[str, tuple[int, ...]], item: int)
     return math.ceil(sum(math.prod(s) * (bits / 8 if packed(n, s) else item) for n, s in shapes.items()))
 
 
+def nothing_here() -> MemoryPlan:
+    """The plan of a model behind an endpoint, which takes no memory of this machine."""
+    return MemoryPlan(
+        parameters=None, weights_mib=None, generate_mib=None, train_mib=None, note="the model is behind an endpoint"
+    )
+
+
 def _unknown(why: str) -> MemoryPlan:
     return MemoryPlan(parameters=None, weights_mib=None, generate_mib=None, train_mib=None, note=f"not known: {why}")
 

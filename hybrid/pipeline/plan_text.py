@@ -20,6 +20,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield from _capability(capability)
     yield ""
     work = f"{_span(plan.calls)} completions, {_span(plan.tokens)} tokens, {_span(plan.training_steps)} training steps"
+    if plan.judge_calls.upper:
+        work += f", {_span(plan.judge_calls)} requests to judges"
     yield f"all: {work}"
     yield f"  typical - upper bound; tokens from {plan.tokens_from}; time: not estimated before anything was measured"
     yield from _memory(plan)
@@ -33,6 +35,8 @@ def _capability(plan: CapabilityPlan) -> Iterator[str]:
     yield f"  {'stage':10s}{'completions':>20s}{'tokens':>26s}{'training steps':>18s}"
     for s in plan.stages:
         yield f"  {s.stage:10s}{_span(s.calls):>20s}{_span(s.tokens):>26s}{_span(s.training_steps):>18s}"
+    if plan.judge is not None:
+        yield f"  its judge is asked {_span(plan.judge)} times"
     yield from _evidence(plan.evidence) if plan.evidence else ("  nothing is built, so nothing is tested to ship",)
 
 

@@ -55,6 +55,8 @@ class CapabilityPlan(BaseModel):
     splits: dict[str, int]
     stages: tuple[StagePlan, ...]
     evidence: EvidencePlan | None
+    judge: Estimate | None = None
+    """Requests to the model that grades its answers; None where none does."""
 
 
 class Plan(BaseModel):
@@ -67,6 +69,8 @@ class Plan(BaseModel):
     calls: Estimate
     tokens: Estimate
     training_steps: Estimate
+    judge_calls: Estimate
+    """Requests to all judges, apart from `calls`."""
     tokens_from: str
     memory: MemoryPlan
     warnings: tuple[str, ...]

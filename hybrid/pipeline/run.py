@@ -33,6 +33,7 @@ from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_sess
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
+from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.base import ProbeContext
 from hybrid.probe.lapse import lapse_probe
@@ -191,8 +192,20 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
                 kinds.count("defect"), kinds.count("lapse"), document=outcome.texts["seed"], source="seed"
             )
             outcome.route = route(outcome.probed.profile, config.router, config.router.force.get(capability.name))
+            if not config.trains:
+                outcome.route = _without_weights(session, capability.name, outcome.route)
             note["summary"] = f"-> {outcome.route.placement} (confidence {outcome.route.confidence:.2f})"
         faultpoint("stage.probe")
+
+
+def _without_weights(session: Session, name: str, asked: Route) -> Route:
+    route = text_route(asked)
+    if route.placement != asked.placement:
+        session.warn(
+            f"{name}: the probes say {asked.placement}; {session.backend.info().path} cannot be trained, so only a document was "
+            "tried"
+        )
+    return route
 
 
 def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...]:
@@ -231,6 +244,8 @@ def _arms_to_build(session: Session, outcome: Outcome) -> tuple[ArmName, ...]:
     assert outcome.route is not None and outcome.terms is not None
     config = session.loaded.config
     arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
+    if not config.trains:
+        return text_arms(arms)
     hot = outcome.terms.prefers == "weights" and outcome.route.fallback == "weights"
     return (*arms, "weights") if hot and arms == ("skill",) else arms
 

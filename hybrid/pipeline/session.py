@@ -18,7 +18,7 @@ from hybrid.backends.base import Adapter, Backend, Sampling
 from hybrid.backends.chat import ChatModel
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
-from hybrid.config.schema import CapabilityConfig
+from hybrid.config.schema import CapabilityConfig, OpenAIBackendConfig
 from hybrid.evidence.classify import classifier_fingerprint
 from hybrid.evidence.ledger import Ledger
 from hybrid.evidence.measure import Meter
@@ -33,6 +33,10 @@ NOT_IDENTITY = (
     "report",
     "backend.batch_size",
     "backend.share_timeout_s",
+    *(
+        f"backend.{key}"
+        for key in ("concurrency", "requests_per_minute", "timeout_s", "deadline_s", "retries", "key_env")
+    ),
     "model.threads",
     "weights.memory",
     *(f"skill.proposer.{key}" for key in ("budget", "timeout_s", "deadline_s", "retries", "key_env")),
@@ -55,9 +59,10 @@ def identity_config(config: dict[str, Any]) -> dict[str, Any]:
             section = section.get(key, {})
         section.pop(last, None)
     for capability in kept.get("capabilities", ()):
-        if capability["grader"]["type"] == "judge":
+        grader = capability["grader"]  # None where a suite brings its own
+        if grader is not None and grader["type"] == "judge":
             for key in JUDGE_COSTS:
-                capability["grader"].pop(key, None)
+                grader.pop(key, None)
     return kept
 
 
@@ -177,7 +182,12 @@ def open_session(
     config = loaded.config
     store = RolloutStore(folder.path / "rollouts")
     ledger = Ledger(config.budget, store.all(), folder.events.wall_seconds())
-    batch = getattr(config.backend, "batch_size", 64)
+    chunk, turns = 4 * getattr(config.backend, "batch_size", 64), False
+    if isinstance(config.backend, OpenAIBackendConfig):
+        chunk, turns = (
+            config.backend.concurrency,
+            True,
+        )  # answers that are paid for one by one are kept as soon as may be
     meter = Meter(
         backend,
         store,
@@ -185,6 +195,7 @@ def open_session(
         folder.events,
         seed=config.seed,
         separator=config.model.skill_separator,
-        chunk=4 * batch,
+        chunk=chunk,
+        turns=turns,
     )
     return Session(loaded, folder, capabilities, backend, meter, ledger, on_event)

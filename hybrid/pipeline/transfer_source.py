@@ -131,8 +131,9 @@ def load_capabilities(source: Source, wanted: Sequence[Document]) -> tuple[Capab
         if capability is None:
             raise DataError(problems)
         if known.get(name) != capability.fingerprint():
+            where = settings[name].source.path or "a suite"
             raise RunFolderError(
-                f"{name}: the data at {settings[name].source.path}, or what grades them, changed since the run; a transfer "
+                f"{name}: the data at {where}, or what grades them, changed since the run; a transfer "
                 "needs the same examples: restore them, or run again"
             )
         out.append(capability)

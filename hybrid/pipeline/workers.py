@@ -51,17 +51,14 @@ def world_size() -> int:
 def refuse_launch(environment: Mapping[str, str]) -> None:
     """Raise UsageError for a launcher's settings under which a guard of hybrid would not hold.
 
-    Sharded parameters (FSDP, DeepSpeed ZeRO): the optimiser's state goes into folders that a committed checkpoint does
-    not hash, an adapter's tensors are parts on each process, and the policy probe and the rollouts would need the base
-    gathered for every token. Each process also generates from a whole base, so that sharding would not make it fit.
+    DeepSpeed ZeRO: the optimiser's state goes into folders that a committed checkpoint does not hash, and an adapter's
+    tensors are parts on each process. FSDP2 has a way of its own (`weights.shard`).
     """
-    for name, key in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if environment.get(key, "false").lower() in ("true", "1", "yes"):
-            raise UsageError(
-                f"the launcher asks for {name}, which hybrid does not support: it trains adapters over a whole base on "
-                "each process. Launch with configs/accelerate/multi-gpu-ddp.yaml; where the base does not fit into one "
-                "GPU, quantise it or take a smaller one"
-            )
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1", "yes"):
+        raise UsageError(
+            "the launcher asks for DeepSpeed, which hybrid does not support. Launch with configs/accelerate/fsdp2.yaml, which "
+            "splits the base of a training, or with configs/accelerate/multi-gpu-ddp.yaml"
+        )
 
 
 def join(device: str, answer_s: float) -> None:

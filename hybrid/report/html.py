@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
-from hybrid.report import generality_text, order_text, svg
+from hybrid.report import generality_text, memory_text, order_text, svg
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Report, Substrate
 from hybrid.report.text import (
@@ -225,6 +225,8 @@ def _environment() -> Environment:
             "whole_diff": whole_diff,
             "arms_figure": arms_figure,
             "curve_figure": curve_figure,
+            "memory_figure": memory_text.memory_figure,
+            "memory_line": memory_text.memory_line,
             "interval": interval,
             "trainings": order_text.trainings,
             "order_sentences": order_text.sentences,

@@ -13,6 +13,7 @@ from hybrid.report import order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
+from hybrid.report.memory_text import memory_line
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit, TrainingMemory
 from hybrid.report.text import (
     ABSENT,
@@ -218,8 +219,7 @@ def _training(c: CapabilityReport) -> Iterator[str]:
 
 def _memory(m: TrainingMemory | None) -> Iterator[str]:
     if m:
-        found = [ABSENT if size is None else f"{size:,} MiB" for size in (m.predicted_mib, m.measured_mib)]
-        yield f"Memory beside the base, passes of {m.rows_per_device} rows: predicted {found[0]}, measured {found[1]}."
+        yield memory_line(m)
         yield ""
 
 
@@ -340,7 +340,8 @@ def to_markdown(report: Report) -> str:
     """The whole report as Markdown (GitHub dialect), ending in one newline. Pure: equal reports give equal text."""
     m = report.model
     lines = [f"# Placement report: {esc(report.run_id)}", ""]
-    lines += [f"Model {esc(m.path)}, {m.parameters:,} parameters, {esc(m.dtype)} on {esc(m.device)}."]
+    size = f"{m.parameters:,} parameters, {esc(m.dtype)}" if m.device != "remote" else "of unknown size,"
+    lines += [f"Model {esc(m.path)}, {size} on {esc(m.device)}."]
     lines += [f"{len(report.capabilities)} capabilities: " + ", ".join(f"{n} {p}" for p, n in tally(report)) + ".", ""]
     lines += _verdicts(report)
     lines += [

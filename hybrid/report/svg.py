@@ -215,3 +215,22 @@ def curve(
         body.append(_line("chosen", at, y.right, at, y.left))
         body.append(_text(at + (-6 if side == "end" else 6), 162, f"selected: {selected}", "small strong", side))
     return _figure(uid, (620, 214), title, description, body)
+
+
+def bars(uid: str, rows: Sequence[tuple[str, float, str]], labels: tuple[str, str, str]) -> Markup:
+    """A bar per row from zero: its label, its length and the value printed after it. `labels` are the figure's title, its
+    description and the axis. At least one row."""
+    title, description, axis = labels
+    height, top = 26.0, 6.0
+    scale = Scale(0.0, max([1.0, *(size for _, size, _ in rows)]), 126.0, 480.0)
+    bottom = top + height * len(rows)
+    body = [_axis(scale, top, bottom, axis)]
+    for number, (label, size, value) in enumerate(rows):
+        y, end = top + height * (number + 0.5), scale.at(size)
+        box = f'x="{scale.left:.1f}" y="{y - 8:.1f}" width="{end - scale.left:.1f}" height="16"'
+        body += [
+            _text(12, y + 4, _short(label, 16), "label"),
+            f'<rect class="bar" {box}/>',
+            _text(end + 8, y + 4, value, "value"),
+        ]
+    return _figure(uid, (620.0, bottom + 40), title, description, body)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from hybrid.config.router import BuyConfig, RouterConfig
 from hybrid.evidence.stats import paired_interval
 from hybrid.router.arms import ARMS, ArmName
-from hybrid.router.route import Route
+from hybrid.router.route import Route, calibrated
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def bid(arm: ArmName, step: int, base: Sequence[float], found: Sequence[float]) 
 def wants(route: Route, policy: RouterConfig, examples: int) -> tuple[ArmName, ...]:
     """The arms to buy evidence about, in order of their cost; empty where nothing is bought.
 
-    Nothing is bought where the confidence is enough, where the base does it or nothing can be measured, where less than two
+    Nothing is bought where the weakest link holds, where the base does it or nothing can be measured, where less than two
     choices are open (an open text alone is simply tried: its gate is the evidence), and on fewer than `buy.examples`
     examples of `search`.
     """
-    if route.confidence >= policy.buy_below or route.placement in ("keep", "undecided"):
+    if route.link >= policy.buy_below or route.placement in ("keep", "undecided"):
         return ()
     if examples < policy.buy.examples:
         return ()
@@ -82,10 +82,43 @@ def settle(route: Route, bids: Mapping[ArmName, Bid], policy: RouterConfig) -> R
     """The route after buying. Total: any bids, none at all included, lead to one placement, with the reason."""
     chosen = best(bids, policy.buy)
     told = "; ".join(bids[arm].told for arm in ARMS if arm in bids) or "no arm could be built"
-    reasons = [*route.reasons, f"bought evidence, since the confidence is below {policy.buy_below:.2f}: {told}"]
+    reasons = [
+        *route.reasons,
+        f"bought evidence, since the weakest link {route.link:.2f} is below {policy.buy_below:.2f}: {told}",
+    ]
+    link = certainty(chosen, bids, policy.open_above)
+    stated = round(calibrated(link, policy.confidence), 4)
+    settled = replace(route, confidence=stated, link=round(link, 4), fallback=None, bought=True, open=())
     if chosen is not None:
         reasons.append(f"{chosen.arm} has shown most for the same budget")
-        return replace(route, placement=chosen.arm, reasons=tuple(reasons), fallback=None, bought=True, open=())
+        return replace(settled, placement=chosen.arm, reasons=tuple(reasons))
     still = tuple(arm for arm in ARMS if arm in bids and bids[arm].high >= policy.open_above)
+    if route.placement in still:
+        reasons.append(
+            f"no arm has shown a gain yet; {route.placement}, which the probes speak for, stays open and is built"
+        )
+        return replace(settled, reasons=tuple(reasons), confidence=route.confidence, link=route.link)
     reasons.append(f"no arm has shown a gain; {'still open: ' + ', '.join(still) if still else 'none is possible'}")
-    return replace(route, placement="neither", reasons=tuple(reasons), fallback=None, bought=True, open=still)
+    return replace(settled, placement="neither", reasons=tuple(reasons), open=still)
+
+
+def certainty(chosen: Bid | None, bids: Mapping[ArmName, Bid], worth: float) -> float:
+    """Smallest normal probability that the choice is right, from the bids alone: that the gain is one, that no cheaper arm is
+    as good, and that no dearer one is better by `worth`; without a choice, that no arm gains as much as `worth`."""
+    if chosen is None:
+        return min((_normal((worth - b.gain) / _error(b)) for b in bids.values()), default=0.5)
+    found = _normal(chosen.gain / _error(chosen))
+    for other in bids.values():
+        if other.arm != chosen.arm:
+            room = worth if ARMS.index(other.arm) > ARMS.index(chosen.arm) else 0.0
+            both = math.hypot(_error(chosen), _error(other))
+            found = min(found, _normal((chosen.gain + room - other.gain) / both))
+    return found
+
+
+def _error(found: Bid) -> float:
+    return max((found.high - found.low) / (2 * 1.96), 1e-6)
+
+
+def _normal(z: float) -> float:
+    return 0.5 * (1 + math.erf(max(-40.0, min(40.0, z)) / math.sqrt(2)))

@@ -18,7 +18,9 @@ Does not: measure, train, or look at anything but its arguments.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from hybrid.config.router import ConfidenceConfig, RouterConfig
 from hybrid.config.schema import PlacementName
@@ -28,6 +30,7 @@ from hybrid.router.arms import ArmName
 from hybrid.router.kinds import MeasuredKind, measured_kind, side_probability
 from hybrid.router.openness import open_arms
 
+JudgeKind: TypeAlias = Callable[[Profile], tuple[MeasuredKind, float]]
 LEAST_EXAMPLES = 16
 """Below this many examples a profile says nothing that could be acted on."""
 
@@ -78,10 +81,13 @@ def calibrated(link: float, how: ConfidenceConfig) -> float:
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, exponent))))
 
 
-def route(profile: Profile, policy: RouterConfig, forced: PlacementName | None = None) -> Route:
-    """The placement to attempt. `forced` overrides the rules and is named as the reason."""
+def route(
+    profile: Profile, policy: RouterConfig, forced: PlacementName | None = None, *, judge: JudgeKind = measured_kind
+) -> Route:
+    """The placement to attempt. `forced` overrides the rules and is named as the reason. `judge` names the kind, which no
+    rule looks at."""
     trail = _Trail()
-    kind, kind_confidence = measured_kind(profile)
+    kind, kind_confidence = judge(profile)
     placement, fallback = _decide(profile, policy, trail)
     opened = open_arms(profile, policy) if placement not in ("keep", "undecided") else ()
     if placement == "neither" and opened:

@@ -16,6 +16,7 @@ with the entropies that were known when they were sampled.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +31,7 @@ from hybrid.weights.driver import Session
 from hybrid.weights.packed import WORTH, Layout, answer_packed, pack, score_packed
 from hybrid.weights.results import NOTE
 from hybrid.weights.rollouts import RolledOut, evaluating, roll_out, row_seeds
+from hybrid.weights.shard import asked, whole
 
 _ENTROPIES = "rollout_entropies"
 _CHECKED_ROWS, _CHECKED_TOKENS = 3, 32
@@ -70,14 +72,11 @@ class EngineMixin:
         if not self._fast:
             return
         base = self._policy().get_base_model()
-        reason = prefix.unsupported(base) or (
-            "the model is split over machines"
-            if getattr(self, "is_fsdp_enabled", False) or getattr(self, "is_deepspeed_enabled", False)
-            else None
-        )
+        reason = prefix.unsupported(base)
         if reason is not None:
             self._give_up("rollouts", reason)
-        reason = reason or _unpackable(base, self.args)
+        split = "the base is split over processes" if asked(os.environ, self.accelerator.num_processes) else None
+        reason = reason or split or _unpackable(base, self.args)
         if reason is not None:
             self._give_up("packing", reason)
         elif self._own_head:
@@ -104,11 +103,13 @@ class EngineMixin:
         """(Token ids of every completion, None), as TRL's; the same rows on any number of processes."""
         self._check_rollouts()
         found = None
-        if self._uses("rollouts") and images is None and min(map(len, prompt_ids)) > 1:
-            found = self._roll_out(prompt_ids)
-        self._sampled = found.entropies if found else None
-        ids, logps = (found.ids, None) if found else super()._generate_single_turn(prompt_ids, images, *rest, **options)  # type: ignore[misc]
-        return ids, logps
+        with whole(self._policy()):
+            if self._uses("rollouts") and images is None and min(map(len, prompt_ids)) > 1:
+                found = self._roll_out(prompt_ids)
+            self._sampled = found.entropies if found else None
+            if found is not None:
+                return found.ids, None
+            return super()._generate_single_turn(prompt_ids, images, *rest, **options)  # type: ignore[misc]
 
     def _generate(self, prompts: list[Any]) -> Any:
         """TRL's (prompt ids, completion ids, ...), whoever sampled them; packing is tried on the first before its use."""
@@ -147,7 +148,7 @@ class EngineMixin:
             return
         self._rollouts_checked = True
         policy = self._policy()
-        with torch.no_grad(), evaluating(policy), policy.disable_adapter():
+        with torch.no_grad(), evaluating(policy), policy.disable_adapter(), whole(policy):
             reason, _ = prefix.check(policy.get_base_model())
         self._agree("rollouts", reason)
 
@@ -165,9 +166,10 @@ class EngineMixin:
             return None
         seen: list[torch.Tensor] = []
         options: dict[str, Any] = {"max_new_tokens": tokens, "stop_ids": (), "temperature": 1.0}
-        # Once with the adapter's layers as they are, for who watches them; what counts is how completions are sampled.
-        roll_out(self._policy(), prompts, None, fold=False, **options)
-        found = roll_out(self._policy(), prompts, None, logits=seen, **options)
+        with whole(self._policy()):
+            # Once with the adapter's layers as they are, for who watches them; what counts is how completions are sampled.
+            roll_out(self._policy(), prompts, None, fold=False, **options)
+            found = roll_out(self._policy(), prompts, None, logits=seen, **options)
         return found, torch.stack(seen, dim=1)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hybrid.errors import ConfigError, Problem
 from hybrid.evidence.classify import build_classifier, classifier_fingerprint
 from hybrid.store.atomic import canonical_json
 from hybrid.weights.base import TrainJob
+from hybrid.weights.shard import asked
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 _SHARED = ("lora", "optimizer", "checkpoint_every", "rows_per_device")
@@ -174,8 +175,10 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
 
 
 def machine_identity(processes: int) -> dict[str, Any]:
-    """What the bytes of a half-trained state depend on besides the job: library versions, number of processes."""
-    return _flat({"versions": {name: _version(name) for name in _PACKAGES}, "processes": processes})
+    """What the bytes of a half-trained state depend on besides the job: library versions, number of processes, and whether
+    they split the base."""
+    split = {"base": "split"} if asked(os.environ, processes) else {}
+    return _flat({"versions": {name: _version(name) for name in _PACKAGES}, "processes": processes}) | split
 
 
 def packing_identity(job: TrainJob) -> dict[str, Any]:

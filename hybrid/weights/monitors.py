@@ -147,11 +147,17 @@ class Monitor:
         return Alarm(name, last, first, found.value, found.limit, action, f"steps {first} to {last}: {found.text}")
 
     def _entropy(self, start: _Window, now: _Window) -> _Finding | None:
+        """Surer than success earns: the entropy fell below its share of what the failures left to explore."""
         floor, before, after = self._settings.entropy_floor, start.mean("entropy"), now.mean("entropy")
-        if floor is None or before is None or after is None or after >= floor * before:
+        if floor is None or before is None or after is None:
             return None
-        share = f"{after / before:.2g} of the {before:.3g} at the start (floor {floor:g})"
-        return _Finding(after, floor * before, f"the token entropy is {after:.3g} nats, {share}")
+        left = _failures_left(start, now)
+        limit = floor * before * left
+        if after >= limit:
+            return None
+        share = f"{after / before:.2g} of the {before:.3g} at the start"
+        earned = f"while {left:.2g} of the failures are left" if left < 1.0 else "and no fewer answers fail"
+        return _Finding(after, limit, f"the token entropy is {after:.3g} nats, {share}, {earned} (floor {floor:g})")
 
     def _formats(self, start: _Window, now: _Window) -> _Finding | None:
         base, after = start.formats(self._completions), now.formats(self._completions)
@@ -251,6 +257,14 @@ class StagedMonitor:
     def feed(self, metrics: Mapping[str, float]) -> tuple[Alarm, ...]:
         """Take the figures of the next step (with `step`, from 1), and return the alarms that it set off."""
         return self._parts[bisect_left(self._ends, metrics["step"])].feed(metrics)
+
+
+def _failures_left(start: _Window, now: _Window) -> float:
+    """Share of the failing completions of the start that fail still, at most 1; 1 where passing was not measured."""
+    before, after = start.mean("pass_at_1"), now.mean("pass_at_1")
+    if before is None or after is None or before >= 1.0:
+        return 1.0
+    return min(1.0, (1.0 - after) / (1.0 - before))
 
 
 def _rises(start: _Window, now: _Window) -> bool:

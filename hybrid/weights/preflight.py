@@ -90,7 +90,8 @@ def _work(
         prompt=prompt,
         answer=answer,
         rows=plan.per_device,
-        generated=plan.per_device * plan.accumulation if job.reinforces else 0,
+        # A tree's waves are cut into passes of as many rows as are trained at once, which take more each.
+        generated=plan.per_device * plan.accumulation if job.reinforces and job.method != "tree" else 0,
         weight_bytes=sum(p.numel() * p.element_size() for p in loaded.model.parameters()),
         adapter=adapter,
         item=ITEM[info.dtype],

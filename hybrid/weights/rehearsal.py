@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from hybrid.errors import TrainingError
+from hybrid.weights.shard import whole
 
 if TYPE_CHECKING:
     from hybrid.weights.preflight import Forecast
@@ -28,7 +29,8 @@ def rehearse(trainer: Any, forecast: Forecast) -> None:
     training, failed = model.training, ""
     with torch.random.fork_rng(devices=devices):
         try:
-            _generate(model, forecast, device)
+            with whole(model):
+                _generate(model, forecast, device)
             model.train()
             _learn(trainer, model, forecast, device)
         except (torch.OutOfMemoryError, RuntimeError) as error:

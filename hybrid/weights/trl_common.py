@@ -38,6 +38,7 @@ from hybrid.weights.preflight import RECOMPUTED
 from hybrid.weights.rehearsal import rehearse
 from hybrid.weights.results import metrics_of, monitor_of, stopped_early
 from hybrid.weights.schedule import Order
+from hybrid.weights.shard import split_if_asked
 from hybrid.weights.stopping import StopRequest
 from hybrid.weights.untouched import FrozenBase, check_adapter_loaded
 
@@ -234,7 +235,10 @@ class DurableMixin:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The trainer's checkpoint, then our manifest: before it, the checkpoint does not exist."""
-        self.frozen.check(self.state.global_step)
+        moved = self.frozen.moved()
+        # Where the base is split, only the process that holds a part sees that it moved; all of them have to stop.
+        if bool(self.accelerator.gather(torch.tensor([bool(moved)], device=self.accelerator.device)).any()):
+            raise self.frozen.error(self.state.global_step, moved)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)  # left by a killed run, invalid: its files must not mix with the new ones
@@ -362,6 +366,7 @@ def start(trainer: Any, session: Session) -> None:
     refuse_merge(trainer.model)
     if session.start is not None and session.resume is None:
         begin_with(trainer, session.start)
+    split_if_asked(trainer.model, session.plan.processes)
     trainer.remove_callback(PrinterCallback)
     if not session.loaded.info.device.startswith("cuda"):
         score_labelled_only(trainer.accelerator.unwrap_model(trainer.model).get_base_model())
@@ -384,6 +389,8 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL's use of names that transformers deprecates
+            # Of a split base: the scores are a view. Nothing is written into it, and its root is whole until the step's end.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
             yield
     finally:
         transformers.logging.set_verbosity(level)

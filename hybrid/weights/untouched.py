@@ -9,7 +9,7 @@ code 0; the adapter then belongs to a base that nobody has. Does not: hash files
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,25 @@ class FrozenBase:
     def _now(self) -> dict[str, int]:
         return {name: checksum(p) for name, p in self._model.named_parameters() if not p.requires_grad}
 
+    def moved(self) -> list[str]:
+        """Names of the frozen tensors that are not as they were; of a split base, this process's parts alone."""
+        now = self._now()
+        return sorted(name for name in {*now, *self._sums} if now.get(name) != self._sums.get(name))
+
     def check(self, step: int) -> None:
         """Raise TrainingError, naming the first tensor, unless every frozen tensor is as it was."""
-        now = self._now()
-        moved = sorted(name for name in {*now, *self._sums} if now.get(name) != self._sums.get(name))
+        moved = self.moved()
         if moved:
-            raise TrainingError(
-                f"step {step}: the base changed while its adapter was trained ({len(moved)} tensors, first {moved[0]}); "
-                "nothing was saved. Only the adapter may be trained"
-            )
+            raise self.error(step, moved)
+
+    @staticmethod
+    def error(step: int, moved: Sequence[str]) -> TrainingError:
+        """What to raise; `moved` is empty where another process found it."""
+        found = f"{len(moved)} tensors, first {moved[0]}" if moved else "parts that another process holds"
+        return TrainingError(
+            f"step {step}: the base changed while its adapter was trained ({found}); nothing was saved. Only the adapter may "
+            "be trained"
+        )
 
 
 def check_adapter_loaded(folder: Path, found: Mapping[str, Any]) -> None:

@@ -47,6 +47,20 @@ def whole(request: pytest.FixtureRequest, folder: Path) -> tuple[TrainJob, Train
     return job, train(job)
 
 
+def test_memory_is_foreseen_and_on_record_as_for_the_other_methods(whole):
+    job, result = whole
+    assert result.memory is not None and result.memory.rows_per_device == job.weights.rows_per_device
+    assert result.memory.predicted_mib is not None and result.memory.measured_mib is not None
+
+
+@pytest.mark.parametrize("use", ["advantages", "best_leaf"])
+def test_a_search_that_cannot_fit_is_refused_before_it_samples(folder, tmp_path, monkeypatch, use):
+    monkeypatch.setattr("hybrid.weights.preflight.free_bytes", lambda _: 1)
+    with pytest.raises(TrainingError, match="not even one row fits"):
+        train(tree_job(folder, tmp_path / "job", {"use": use}))
+    assert not (tmp_path / "job" / "search").exists()
+
+
 def again(whole: tuple[TrainJob, TrainResult], tmp_path: Path) -> TrainJob:
     return dataclasses.replace(whole[0], out=tmp_path / "job")
 

@@ -49,13 +49,13 @@ def test_a_dearer_arm_has_to_be_ahead_by_the_margin(lows: dict[str, float], chos
 
 
 def test_nothing_is_bought_where_the_choice_is_clear_or_cannot_be_shown() -> None:
-    open_both = Route("skill", (), 0.7, open=("skill", "both"))
+    open_both = Route("skill", (), 0.9, link=0.7, open=("skill", "both"))
     assert wants(open_both, POLICY, 64) == ("skill", "both")
     assert wants(open_both, RouterConfig(buy_below=0.7), 64) == (), "confident enough"
     assert wants(open_both, POLICY, POLICY.buy.examples - 1) == (), "too few to compare on"
-    assert wants(Route("neither", (), 0.5, open=("skill",)), POLICY, 64) == (), "an open text is simply tried"
-    assert wants(Route("keep", (), 0.5), POLICY, 64) == ()
-    assert wants(Route("weights", (), 0.5), POLICY, 64) == ("weights",), "is there really a signal"
+    assert wants(Route("neither", (), 0.5, link=0.5, open=("skill",)), POLICY, 64) == (), "an open text is simply tried"
+    assert wants(Route("keep", (), 0.5, link=0.5), POLICY, 64) == ()
+    assert wants(Route("weights", (), 0.5, link=0.5), POLICY, 64) == ("weights",), "is there really a signal"
 
 
 def test_the_better_half_goes_on() -> None:

@@ -166,7 +166,13 @@ MUTATIONS = [
     ("seed: 7", 'seed: "7"', "seed", "'7'", "remove the quotes: write 7"),
     ("    steps: 20", '    steps: "20.5"', "weights.grpo.steps", "'20.5'", "a whole number: 20"),
     # union tags and words from a list
-    ("  type: transformers", "  type: grpc", "backend.type", "unknown type 'grpc'", "transformers, vllm, scripted"),
+    (
+        "  type: transformers",
+        "  type: grpc",
+        "backend.type",
+        "unknown type 'grpc'",
+        "transformers, vllm, openai, scripted",
+    ),
     ("  type: transformers", "  type: transformer", "backend.type", "unknown type", "'transformers'"),
     ("grader: {type: numeric,", "grader: {type: numerik,", "capabilities[0].grader.type", "unknown type", "'numeric'"),
     ("      type: jsonl", "      type: json", "capabilities[1].source.type", "unknown type", "'jsonl'"),

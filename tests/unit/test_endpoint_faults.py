@@ -63,7 +63,9 @@ def meets(
 
 def test_a_good_reply_and_what_was_sent_for_it() -> None:
     reply, server, fake = meets([], ask("hello you", temperature=0.5, max_tokens=77, seed=9))
-    assert reply == ChatReply(text="fine", tokens_in=3, tokens_out=1, seconds=0.0, attempts=1, finish="stop")
+    assert reply == ChatReply(
+        text="fine", tokens_in=3, tokens_out=1, seconds=0.0, attempts=1, finish="stop", served="m"
+    )
     assert server.requests == [
         {
             "model": "m",

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from hybrid.weights import shard
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 SCRIPT = ROOT / "scripts" / "slurm" / "hybrid.sbatch"
 
 
 def test_every_way_to_launch_has_a_file():
-    assert {f.stem for f in FILES} == {"cpu-2", "one-gpu", "multi-gpu-ddp", "multi-node"}
+    assert {f.stem for f in FILES} == {"cpu-2", "one-gpu", "multi-gpu-ddp", "multi-node", "fsdp2"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -28,11 +30,24 @@ def test_accelerate_reads_the_file_and_starts_what_it_says(path):
     arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "hybrid", "run", "c.yaml"])
     arguments, _, _ = _validate_launch_command(arguments)
     several = path.stem != "one-gpu"
-    assert bool(arguments.multi_gpu) == several, "accelerate starts one process alone unless this is set"
+    started = bool(arguments.multi_gpu or arguments.use_fsdp)
+    assert started == several, "accelerate starts one process alone unless this is set"
     assert (config.num_processes > 1) == several
     assert config.num_processes % config.num_machines == 0
     assert (config.num_machines > 1) == (path.stem == "multi-node")
-    assert not arguments.use_fsdp and not arguments.use_deepspeed
+    assert bool(arguments.use_fsdp) == (path.stem == "fsdp2") and not arguments.use_deepspeed
+    if arguments.use_fsdp:
+        announced = {
+            "ACCELERATE_USE_FSDP": "true",
+            "FSDP_VERSION": str(arguments.fsdp_version),
+            "FSDP_OFFLOAD_PARAMS": str(arguments.fsdp_offload_params).lower(),
+            "FSDP_RESHARD_AFTER_FORWARD": str(arguments.fsdp_reshard_after_forward).lower(),
+        }
+        shard.take_over(announced)
+        assert announced == {
+            shard.ASKED: "reshard",
+            **{k: v for k, v in announced.items() if k.startswith("FSDP_")},
+        }
     assert config.mixed_precision == "no"
     assert config.use_cpu == path.stem.startswith("cpu")
 

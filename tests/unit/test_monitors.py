@@ -255,3 +255,16 @@ def test_a_stage_is_compared_with_its_own_first_steps():
     falling = [{"step": 7.0 + k, "entropy": e} for k, e in enumerate([2.0, 2.0, 0.2, 0.2])]
     fresh = StagedMonitor(settings, 4, 16, (6, 6))
     assert [(a.monitor, a.step) for line in falling for a in fresh.feed(line)] == [("entropy_floor", 10)]
+
+
+def test_who_has_learned_the_task_may_be_sure_of_it() -> None:
+    """From 12 % right to 96 %: a twentieth of the failures is left, and with it as much of the floor."""
+    honest = steps({"entropy": 0.5, "pass_at_1": 0.12}, {"entropy": 0.02, "pass_at_1": 0.96})
+    assert "entropy_floor" not in [a.monitor for a in watch(honest)]
+    stalled = steps({"entropy": 0.5, "pass_at_1": 0.4}, {"entropy": 0.1, "pass_at_1": 0.42})
+    alarm = next(a for a in watch(stalled) if a.monitor == "entropy_floor")
+    assert alarm.limit == pytest.approx(0.3 * 0.5 * 0.58 / 0.6)
+    assert "0.97 of the failures are left" in alarm.message
+    worse = steps({"entropy": 0.5, "pass_at_1": 0.4}, {"entropy": 0.14, "pass_at_1": 0.1})
+    alarm = next(a for a in watch(worse) if a.monitor == "entropy_floor")
+    assert alarm.limit == pytest.approx(0.15) and "no fewer answers fail" in alarm.message

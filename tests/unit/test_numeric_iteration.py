@@ -18,6 +18,8 @@ from hybrid.config.schema import SuiteSizes
 
 SIZES = SuiteSizes(train=24, search=24, confirm=24, test=24, variant=24)
 
+FEW = SuiteSizes(train=1, search=1, confirm=1, test=1, variant=0)
+
 
 def built(seed: int = 0, sizes: SuiteSizes = SIZES, **options: object) -> SuiteData:
     return SUITE.build(Options(**options), sizes, seed)  # type: ignore[arg-type]
@@ -138,6 +140,8 @@ def test_a_changed_train_size_leaves_the_sealed_splits_alone() -> None:
         ({"family": "digits", "maps": {"A": (3, 1)}, "template": "{name}"}, "is no map of digits"),
         ({"maps": {"A": (3, 1, 2)}, "template": "{name}"}, "is no map of modular"),
         ({"template": "{name} {x}"}, "such a template named maps"),
+        ({"family": "digits", "alphabet": "abcdefghia", "template": "{x}"}, "ten different signs"),
+        ({"alphabet": "abcdefghij", "template": "{x}"}, "ten different signs"),
         ({"depth": (3,)}, "Extra inputs"),
     ],
 )
@@ -160,11 +164,23 @@ def test_hostile_completions_score_below_one(completion: str) -> None:
     assert made.grader.grade(completion, row).value < 1.0
 
 
+def test_numbers_in_other_signs_are_judged_by_their_last_signs() -> None:
+    letters: dict[str, object] = {"alphabet": "abcdefghij", "template": "q {d} {x} {name}", "maps": {"@prev": (0, 9)}}
+    made = built(family="digits", width=4, held_starts=(123,), train_starts=tuple(range(9)), sizes=FEW, **letters)
+    row = made.splits["test"][0]
+    assert (row.prompt, row.reference) == ("q 1 abcd @prev", "jabc")
+    assert made.grader.grade("jabc", row).passed
+    assert made.grader.grade("ijab,q1ijab@prevjabc", row).passed
+    assert not any(made.grader.grade(w, row).passed for w in ("jabc,q1jabc@previjab", "ajabc", "jabcd", "", "JABC"))
+
+
 def test_the_numeric_dialect_means_what_the_suite_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bench trains on answers of the dialect and grades with those of the suite."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "scripts"))
     numeric = importlib.import_module("numeric_language")
-    for chosen in numeric.MAPS.values():
-        for x in ("375", "008", "989"):
-            expected = [int(v) for v in named("digits", chosen.name, chosen.givens, numeric.WIDTH, int(x)).values(4)]
-            assert [int(v) for v in chosen.values(x, 4)] == expected
+    letters = str.maketrans("abcdefghij", "0123456789")
+    for slot, givens in numeric.GIVENS.items():
+        for x in ("dhfb", "abcd", "jihg"):
+            number = int(x.translate(letters))
+            expected = named("digits", slot, givens, numeric.WIDTH, number).values(5)
+            assert [int(v.translate(letters)) for v in numeric.values(slot, x, 5)] == expected

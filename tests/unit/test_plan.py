@@ -311,3 +311,48 @@ def test_planning_loads_no_model_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+JUDGE = {"type": "judge", "url": "http://127.0.0.1:9/v1", "model": "m", "rubric": "Is it right?"}
+
+
+def judged_project(folder: Path, names: Sequence[str] = ("add",), **grader: object) -> LoadedConfig:
+    loaded = write_project(folder, names)
+    data = yaml.safe_load(loaded.path.read_text(encoding="utf-8"))
+    data["capabilities"][0]["grader"] = JUDGE | grader
+    loaded.path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return load_config(loaded.path)
+
+
+def test_every_answer_goes_to_the_judge_once_and_twice_at_most(tmp_path):
+    planned = plan(judged_project(tmp_path))
+    row = planned.capabilities[0]
+    assert row.judge == planned.judge_calls == Estimate(typical=planned.calls.typical, upper=2 * planned.calls.upper)
+    assert "its judge is asked" in render(planned) and "requests to judges" in render(planned)
+    short = next(w for w in planned.warnings if w.startswith("capabilities.add.grader.budget.calls: 5,000 is below"))
+    assert "may stop" in short or "will stop" in short
+    assert not any("grader.budget" in w for w in plan(judged_wide(tmp_path)).warnings)
+
+
+def judged_wide(folder: Path) -> LoadedConfig:
+    (folder / "wide").mkdir()
+    return judged_project(folder / "wide", budget={"calls": 10**9})
+
+
+def test_a_check_stops_some_and_changes_of_others_are_judged_too(tmp_path):
+    (tmp_path / "checked").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = plan(judged_project(tmp_path / "checked", check={"type": "exact"}))
+    assert alone.judge_calls.typical == -(-alone.calls.typical // 2)
+    planned = plan(judged_project(tmp_path / "two", ("add", "more")))
+    first, second = planned.capabilities
+    rows = [r for s in first.stages for r in s.rows if not r.what.startswith("collateral")]
+    assert first.judge.upper == 2 * (total(rows).upper + 2 * 40), (
+        "the base and the other's change, on 40 examples of search"
+    )
+    assert second.judge is None
+
+
+def test_without_a_judge_none_is_asked(tmp_path):
+    planned = plan(write_project(tmp_path))
+    assert planned.judge_calls.upper == 0 and "judge" not in render(planned)

@@ -219,10 +219,13 @@ def weights_capability():
         "skill_edits": [],
         "skill_text": None,
         "seed_skill_text": None,
-        "training": {"method": "grpo", "steps": 200, "history": history, "selected_step": 150},
+        "training": {"method": "grpo", "steps": 200, "history": history, "selected_step": 150} | MEMORY,
         "ledger": ledger(25_600, 742.0, 803.5),
         "artifacts": {"skill": None, "adapter": "adapters/date-arithmetic", "method": "grpo"},
     }
+
+
+MEMORY = {"memory": {"rows_per_device": 12, "predicted_mib": 2345, "measured_mib": 1987}}
 
 
 def bare_capability(name="tone", placement="undecided"):

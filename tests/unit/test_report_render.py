@@ -22,6 +22,7 @@ from test_report_example import (
 from hybrid.errors import RunFolderError, UsageError
 from hybrid.report.html import MOST_BYTES, to_html
 from hybrid.report.markdown import to_markdown
+from hybrid.report.memory_text import memory_figure
 from hybrid.report.render import explain, write_report
 from hybrid.report.schema import ARMS, Report
 from hybrid.report.text import ARM_NAMES, num, pvalue, signed
@@ -420,3 +421,17 @@ def test_links_are_refused(tmp_path):
 def test_absent_report_says_what_to_do(tmp_path):
     with pytest.raises(RunFolderError, match="start it again"):
         write_report(tmp_path, ["html"])
+
+
+def test_memory_of_a_training_is_drawn_as_predicted_and_as_measured():
+    capability = next(c for c in example().capabilities if c.training and c.training.memory)
+    figure = str(memory_figure(capability, "m"))
+    widths = [float(w) for w in re.findall(r'class="bar"[^>]* width="([\d.]+)"', figure)]
+    assert len(widths) == 2 and widths[1] / widths[0] == pytest.approx(1987 / 2345, abs=0.01)
+    sentence = "Memory beside the base, passes of 12 rows: predicted 2,345 MiB, measured 1,987 MiB."
+    assert sentence in to_html(example()) and sentence in to_markdown(example())
+    half = capability.training.memory.model_copy(update={"predicted_mib": None})
+    one = capability.model_copy(update={"training": capability.training.model_copy(update={"memory": half})})
+    assert str(memory_figure(one, "m")).count('class="bar"') == 1
+    none = capability.model_copy(update={"training": capability.training.model_copy(update={"memory": None})})
+    assert not memory_figure(none, "m")

@@ -11,6 +11,7 @@ import pytest
 
 from hybrid.capability.sources import LoadedCapability, check_gold, load_capability
 from hybrid.capability.suites import SUITES
+from hybrid.capability.suites.__main__ import main, table
 from hybrid.capability.suites.base import Deck, SuiteError
 from hybrid.capability.suites.load import named_suite
 from hybrid.capability.types import SPLITS, Example
@@ -193,3 +194,30 @@ def test_every_named_suite_says_what_it_is(name: str) -> None:
     suite = named_suite(name)
     assert suite.about.measures and suite.about.source and suite.about.licence
     suite.options()  # every option has a default
+
+
+def test_the_page_of_suites_holds_every_suite_and_every_option() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    for name in SUITES:
+        assert f"\n### {name}\n" in text
+        for option in named_suite(name).options.model_fields:
+            assert f"| `{option}` |" in text, f"{name}: {option}"
+    assert "\n".join(table()) in text
+
+
+def test_the_suites_print_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["facts"]) == 0
+    said = capsys.readouterr().out
+    assert "| `relation` | none |" in said
+    assert '"id": "warden-' in said
+    assert main(["fact"]) == 2
+    assert "did you mean 'facts'?" in capsys.readouterr().err
+
+
+def test_the_suite_on_the_page_works(own: Callable[..., Any]) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
+    (code,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    capability, problems = own(text=code)
+    assert problems == []
+    assert check_gold(capability) == []
+    assert len(capability.splits["variant"]) == SMALL["variant"]

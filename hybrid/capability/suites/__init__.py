@@ -14,5 +14,6 @@ SUITES: dict[str, str] = {
     "numeric_iteration": f"{_HERE}.numeric_iteration:SUITE",
     "reasoning_gym": f"{_HERE}.reasoning_gym:SUITE",
     "routes": f"{_HERE}.routes:SUITE",
+    "style": f"{_HERE}.style:SUITE",
 }
 """Name -> `module:object`; the object is a `hybrid.capability.suites.base.Suite`."""

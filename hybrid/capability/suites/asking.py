@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hybrid.capability.types import Example
 from hybrid.config.schema import Section
@@ -29,6 +29,14 @@ class Asking(Section):
         if text.count("{question}") != 1:
             raise ValueError("the template holds {question} once; write it where the question belongs")
         return text
+
+    @model_validator(mode="after")
+    def _shots_end(self) -> Asking:
+        if self.shots and not self.space and self.template.endswith("{question}"):
+            raise ValueError(
+                'shots: nothing stands between question and answer; write a template such as "Q: {question}\\nA: "'
+            )
+        return self
 
     def framed(self, row: Example, shots: Sequence[Example]) -> Example:
         """The row with its prompt in the template, behind the shots, and its gold answer as a completion."""

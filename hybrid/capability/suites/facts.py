@@ -13,7 +13,7 @@ Does not: accept a sentence around the answer (override the grader where a model
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,7 @@ class Options(Asking):
     """Which facts, and how they are dealt."""
 
     table: Table = "fictional"
+    """What is asked about: countries, chemical elements, or invented towns."""
     relation: str | None = None
     """countries: capital, currency, region. elements: symbol, number. fictional: warden, founded. Default: the first."""
     facts: int | None = Field(default=None, ge=4)
@@ -100,7 +101,7 @@ class Facts:
             rows = self._in_turn(options, relation, facts, len(facts[0].order))
             splits = deck.deal((options.framed(row, shots) for row in rows), sizes)
         if sizes.variant:
-            twins = (options.framed(row, shots) for row in self._twins(options, relation, facts, splits["test"]))
+            twins = (options.framed(row, shots) for row in self._twins(options, relation, facts, splits))
             splits["variant"] = deck.take(twins, sizes.variant, "variant")
         said = [relation.statement.format(e=f.entity, v=f.value) for f in sorted(facts, key=lambda f: f.entity)]
         grader = build_grader(NormalizedGrader(type="normalized", articles=()))
@@ -156,13 +157,13 @@ class Facts:
             start = end
 
     def _twins(
-        self, options: Options, relation: Relation, facts: Sequence[_Fact], tests: Sequence[Example]
+        self, options: Options, relation: Relation, facts: Sequence[_Fact], splits: Mapping[Split, list[Example]]
     ) -> Iterator[Example]:
-        """One variant per fact of the test rows, and of the other facts only where that is not enough."""
-        parents = {row.metadata["entity"]: row.id for row in reversed(tests)}
-        for fact in facts:
-            if fact.entity not in parents:
-                continue
+        """One variant per fact: first of those in test rows, of those in training rows last."""
+        rows = [row for split in IN_ORDER for row in splits[split]]
+        parents = {row.metadata["entity"]: row.id for row in reversed(rows)}
+        known = {fact.entity: fact for fact in facts}
+        for fact in (known[entity] for entity in dict.fromkeys(row.metadata["entity"] for row in rows)):
             if options.variant == "wording":
                 row = self._row(options, relation, fact, None)
             else:

@@ -58,7 +58,7 @@ class Options(Asking):
     train_share: float = Field(default=0.3, gt=0, lt=1)
     """Share of the rows that `train` may draw from. It moves rows between splits; sizes do not."""
     library: Literal["signatures", "json"] = "signatures"
-    """How functions are shown: a signature and a sentence each, or JSON with every description, three times as long."""
+    """How functions are shown: a signature and a sentence each, or JSON with every description, 2.4 times as long."""
 
 
 @dataclass(frozen=True)

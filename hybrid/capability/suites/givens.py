@@ -20,9 +20,16 @@ from hybrid.capability.types import Example, Score
 from hybrid.config.schema import SuiteSizes
 
 UNKNOWN = "unknown"
-_GOODS = words("apples bolts books bottles bricks buttons candles cards coins cups eggs lamps lemons nails pears plates stamps")
+_GOODS = words(
+    "apples bolts books bottles bricks buttons candles cards coins cups eggs lamps lemons nails pears plates stamps"
+)
 _PLACES = words("Bergen Bilbao Cork Delft Ghent Graz Izmir Kobe Lille Oran Parma Porto Tartu Turin Varna York")
-_MOVES = (("Then {n} more {g} arrive", 1), ("Then {n} {g} are sold", -1), ("Then {n} {g} are found", 1), ("Then {n} {g} break", -1))
+_MOVES = (
+    ("Then {n} more {g} arrive", 1),
+    ("Then {n} {g} are sold", -1),
+    ("Then {n} {g} are found", 1),
+    ("Then {n} {g} break", -1),
+)
 _IDLE = (
     "One of them weighs {n} grams",
     "The store is {n} years old",

@@ -24,8 +24,8 @@ from hybrid.capability.types import Example, Score
 from hybrid.config.schema import SuiteSizes
 
 NAMES = words(
-    "axe bell book bowl broom coat comb cup drum fan flag flute harp hat hook jar kite knife lamp lens lute map mask net pan pen pot "
-    "rope saw scarf shell spade spoon stool tent torch vase whip"
+    "axe bell book bowl broom coat comb cup drum fan flag flute harp hat hook jar kite knife lamp lens lute map mask net pan pen "
+    "pot rope saw scarf shell spade spoon stool tent torch vase whip"
 )
 _LONGEST_ANSWER = 400
 
@@ -67,7 +67,9 @@ class Packing:
     def without(self, instance: Bag, element: str) -> Bag:
         """The bag without it. A rule about an item goes with the item."""
         items = tuple(i for i in instance.items if i[0] != element)
-        return replace(instance, items=items, rules=tuple(r for r in instance.rules if element not in (*r, "+".join(r))))
+        return replace(
+            instance, items=items, rules=tuple(r for r in instance.rules if element not in (*r, "+".join(r)))
+        )
 
     def solve(self, instance: Bag) -> str | None:
         """The names of the best choice in alphabetical order; None where two choices are equally good."""
@@ -153,7 +155,9 @@ def grade(completion: str, example: Example) -> Score:
     facts = example.metadata
     bag = Bag(tuple(map(tuple, facts["items"])), facts["most"], tuple(map(tuple, facts["rules"])))
     known = {name: (weight, value) for name, weight, value in bag.items}
-    said = [word for word in re.split(r"[,\s]+|\band\b", completion.strip()[:_LONGEST_ANSWER].lower().rstrip(".")) if word]
+    said = [
+        word for word in re.split(r"[,\s]+|\band\b", completion.strip()[:_LONGEST_ANSWER].lower().rstrip(".")) if word
+    ]
     if not said or len(completion.strip()) > _LONGEST_ANSWER or any(name not in known for name in said):
         return unreadable(example.reference, completion, "names of the items alone were expected", {"feasible": 0.0})
     names = tuple(sorted(set(said)))

@@ -18,8 +18,10 @@ Does not: fit the slope (`hybrid.probe.depth`), or know that a value was written
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 
 from pydantic import Field, model_validator
 
@@ -39,7 +41,7 @@ from hybrid.capability.suites.numeric_steps import (
     written,
 )
 from hybrid.capability.types import Example, Split
-from hybrid.config.schema import NumericGrader, Section, SuiteSizes
+from hybrid.config.schema import NumericGrader, RegexGrader, Section, SuiteSizes
 
 _TRIES = 2_000
 """Draws of a problem whose values stay apart before the options are refused."""
@@ -61,6 +63,8 @@ class Options(Section):
     """Name -> (a, b) of modular, (turn, add) or (turn, add, since, other) of digits; `template` then names the map."""
     template: str = ""
     """modular and digits: the question as a format with {name}, {x} and {d}; empty asks in words."""
+    alphabet: str = ""
+    """digits: the ten signs that digits are written with, 0 first; empty writes 0 to 9. With a `template` alone."""
     train_starts: tuple[int, ...] = ()
     """modular and digits: the starts of `train`; empty allows all."""
     held_starts: tuple[int, ...] = ()
@@ -82,8 +86,10 @@ class Options(Section):
                 )
         if self.family in WHOLE and not all(0 <= x < self.starts for x in (*self.train_starts, *self.held_starts)):
             raise ValueError(f"a start lies between 0 and {self.starts - 1}")
+        if self.alphabet and (self.family != "digits" or not self.template or len(set(self.alphabet)) != 10):
+            raise ValueError("an alphabet has ten different signs, and belongs to the family digits with a template")
         try:
-            self.template.format(name="n", x=0, d=1)
+            self.template.format(name="n", x="0" if self.alphabet else 0, d=1)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise ValueError(f"the template cannot be filled in: {error}") from error
         return self
@@ -129,12 +135,19 @@ class NumericIteration:
             allowed = options.train_starts if split == "train" else options.held_starts
             splits[split] = deck.take(_rows(rng, options, allowed, split), getattr(sizes, split), split)
         splits["variant"] = deck.take(_variants(rng, options, splits["test"]), sizes.variant, "variant")
-        unit = 0.5 if options.family in WHOLE else 10.0**-options.digits
-        grader = build_grader(NumericGrader(type="numeric", absolute=unit, relative=0.0, which="last"))
-        return SuiteData(splits, grader, skill=document(options.family))
+        return SuiteData(splits, build_grader(_grader(options)), skill=document(options.family))
 
 
 SUITE = NumericIteration()
+
+
+def _grader(options: Options) -> NumericGrader | RegexGrader:
+    """The last number of the completion, or its last signs where numbers are written in other signs."""
+    if options.alphabet:
+        signs = re.escape(options.alphabet)
+        return RegexGrader(type="regex", pattern=rf"(?:[\s\S]*[^{signs}])?{{reference}}", format=rf"[\s\S]*[{signs}]")
+    unit = 0.5 if options.family in WHOLE else 10.0**-options.digits
+    return NumericGrader(type="numeric", absolute=unit, relative=0.0, which="last")
 
 
 def document(family: Family) -> str:
@@ -175,9 +188,11 @@ def _problem(rng: random.Random, options: Options, allowed: tuple[int, ...], dep
 
 def _example(problem: Problem, depth: int, options: Options, name: str, parent: str | None, variant: str) -> Example:
     values = problem.values(depth + 1)
-    shown = [written(value, options.places, problem.width) for value in values]
+    shown = [_spelt(written(value, options.places, problem.width), options) for value in values]
     if options.template:
-        prompt = options.template.format(name=problem.named, x=problem.givens[-1], d=depth)
+        x = problem.givens[-1]
+        start = _spelt(written(Fraction(x), 0, problem.width), options) if options.alphabet else x
+        prompt = options.template.format(name=problem.named, x=start, d=depth)
     else:
         prompt = problem.statement(depth, options.digits)
     return Example(
@@ -189,6 +204,10 @@ def _example(problem: Problem, depth: int, options: Options, name: str, parent: 
         parent_id=parent,
         wrong=tuple(w for w in (shown[depth - 2] if depth > 1 else "", shown[depth]) if w and w != shown[depth - 1]),
     )
+
+
+def _spelt(shown: str, options: Options) -> str:
+    return shown.translate(str.maketrans("0123456789", options.alphabet)) if options.alphabet else shown
 
 
 _TWINS = ("deeper", "changed", "shallower")

@@ -70,7 +70,8 @@ class Problem:
 def written(value: Fraction, digits: int, width: int = 1) -> str:
     """A value as an answer: rounded half to even to `digits` decimals; whole, of `width` digits at least, where `digits` is 0."""
     scaled = round(value * 10**digits)
-    sign, whole, rest = "-" if scaled < 0 else "", *divmod(abs(scaled), 10**digits)
+    sign = "-" if scaled < 0 else ""
+    whole, rest = divmod(abs(scaled), int(10**digits))
     return f"{sign}{whole}.{rest:0{digits}d}" if digits else f"{sign}{whole:0{width}d}"
 
 

@@ -5,7 +5,7 @@ Licence: Apache-2.0. It measures procedures: arithmetic, algorithms, logic, game
 generator with the harder settings of `variant`.
 
 The package's scorers were not written for hostile text: some of them call `eval` on the completion, or parse it with sympy, which
-does the same. Those see only completions of a harmless form (`_FORMS`); a generator whose scorer cannot be made safe in this way,
+does the same. Those see only completions of a harmless form (`FORMS`); a generator whose scorer cannot be made safe in this way,
 whose rows differ from process to process, or whose gold answers its own scorer refuses is not offered (`REFUSED`).
 
 Does not: give partial credit unless asked to. Many scorers reward an answer for merely holding the right one.
@@ -52,7 +52,7 @@ REFUSED: dict[str, str] = {
 }
 """Generator -> why it is not offered."""
 _WORDS = re.compile(r"[\w\s.,'\"\[\]_-]*")
-_FORMS: dict[str, re.Pattern[str]] = {
+FORMS: dict[str, re.Pattern[str]] = {
     "countdown": re.compile(r"(?!.*\*\s*\*)(?!.*\d{9})[0-9+*/()\s-]{0,200}", re.DOTALL),
     "puzzle24": re.compile(r"(?!.*\*\s*\*)(?!.*\d{9})[0-9+*/()\s-]{0,200}", re.DOTALL),
     "binary_matrix": _WORDS,
@@ -159,7 +159,7 @@ class _Scorer:
 
     def __init__(self, options: Options, sources: Mapping[str, _Source]) -> None:
         self._options, self._sources = options, sources
-        self._form = _FORMS.get(options.generator)
+        self._form = FORMS.get(options.generator)
 
     def grade(self, completion: str, example: Example) -> Score:
         """See `Grader.grade`."""

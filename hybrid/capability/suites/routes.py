@@ -143,7 +143,9 @@ def grade(completion: str, example: Example) -> Score:
         return unreadable(example.reference, completion, "the answer is too long")
     towns = [town.strip().upper() for town in said.rstrip(".").split("-")]
     if not all(len(town) == 1 and "A" <= town <= "Z" for town in towns):
-        return unreadable(example.reference, completion, "towns with hyphens between them were expected", {"feasible": 0.0})
+        return unreadable(
+            example.reference, completion, "towns with hyphens between them were expected", {"feasible": 0.0}
+        )
     joined = {frozenset(road[:2]) for road in example.metadata["roads"]}
     steps = [frozenset(step) in joined for step in itertools.pairwise(towns)]
     feasible = float(towns[0] == "A" and towns[-1] == example.metadata["last"] and bool(steps) and all(steps))

@@ -115,7 +115,7 @@ def _search(session: Session, prompts: Sequence[PromptRow]) -> Harvest:
     def grade(row: int, text: str) -> Score | None:
         return grader.verdict(text, job.examples[row])
 
-    forest = Forest(job, session.loaded, critics, grade, session.plan.per_device * session.plan.accumulation, samples)
+    forest = Forest(job, session.loaded, critics, grade, session.plan.per_device, samples)
     order = sorted({row for stage in job.stages for row in stage})
     best: dict[int, tuple[int, ...]] = {}
     grown: list[dict[str, float]] = []

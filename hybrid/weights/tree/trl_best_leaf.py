@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import GoldRow
+from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.schedule import Stages
 from hybrid.weights.tree.harvest import Harvest, gather
@@ -20,6 +21,8 @@ from hybrid.weights.trl_sft import HybridSft
 def fit(session: Session) -> None:
     """Search, then train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
     job, prompts = session.job, ready_to_sample(session)
+    # Before the search, which is dear: a leaf may be as long as an answer ever gets.
+    session = foresee(session, [(row.ids, job.max_new_tokens) for row in prompts])
     harvest = gather(session, prompts)
     taught = sorted(harvest.best)
     rows = [GoldRow((*prompts[row].ids, *harvest.best[row]), len(prompts[row].ids)) for row in taught]

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from hybrid.capability.types import Score
 from hybrid.weights.driver import Session
 from hybrid.weights.encoding import PromptRow
+from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.tree.credit import row_advantages
 from hybrid.weights.tree.critics import Critics
@@ -137,5 +138,7 @@ def _deviation(values: Sequence[float]) -> float:
 
 def fit(session: Session) -> None:
     """Train the session's job; its checkpoints are the result. Errors: see `WeightTrainer.train`."""
+    prompts = ready_to_sample(session)
+    session = foresee(session, [(row.ids, session.job.max_new_tokens) for row in prompts])
     with quiet():
-        start(HybridTree(session, ready_to_sample(session)), session)
+        start(HybridTree(session, prompts), session)
