@@ -1,10 +1,11 @@
 """What the choice is worth: policies replayed on worlds of six known truths (`regret_worlds.py`), against their cost.
 
     python scripts/bench_router.py --collect 0-29        # fitting worlds: every arm built; some 20 CPU seconds a world
-    python scripts/bench_router.py --collect 1000-1107   # held-out worlds
-    python scripts/bench_router.py --write               # collected rows -> data/router/{fit,held-out}/worlds.jsonl
+    python scripts/bench_router.py --collect 1000-1107   # the first held-out worlds, which a rule was changed on
+    python scripts/bench_router.py --collect 2000-2107   # held-out worlds that nothing was changed on
+    python scripts/bench_router.py --write               # collected rows -> data/router/{fit,first,held-out}/worlds.jsonl
     hybrid router fit data/router/fit --out configs/router-fitted.yaml
-    python scripts/bench_router.py                       # the tables of docs/router.md, and docs/router.svg
+    python scripts/bench_router.py --on first            # the tables of docs/router.md, and docs/router.svg
 
 A world that has its row is not run again, so the same command goes on after an interruption; several may run side by side
 on different seeds. `--backwards` takes the seeds from the end. Intervals are 95 % percentile bootstraps over worlds, the same
@@ -186,8 +187,9 @@ def front(found: Compared) -> str:
     for name, (cost, worth) in points.items():
         colour = "#c0392b" if name == ROUTER else "#2c3e50"
         at, up = x(cost[0]), y(worth[0])
+        cross = f"M{x(cost[1]):.1f} {up:.1f}H{x(cost[2]):.1f}M{at:.1f} {y(worth[1]):.1f}V{y(worth[2]):.1f}"
         out += [
-            f'<path d="M{x(cost[1]):.1f} {up:.1f}H{x(cost[2]):.1f}M{at:.1f} {y(worth[1]):.1f}V{y(worth[2]):.1f}" stroke="{colour}"/>',
+            f'<path d="{cross}" stroke="{colour}"/>',
             f'<circle cx="{at:.1f}" cy="{up:.1f}" r="4" fill="{colour}"/>',
             f'<text x="{at + 7:.1f}" y="{up - 5:.1f}" fill="{colour}">{name.replace(">", "&gt;")}</text>',
         ]
@@ -199,11 +201,13 @@ def front(found: Compared) -> str:
 
 
 def write(raw: Path, out: Path) -> None:
-    """Collected rows as two tables of one line a world, fitting worlds (seeds below 1000) and held-out ones."""
+    """Collected rows as tables of one line a world: seeds below 1000, below 2000, and the others. One without rows is left."""
     from regret_table import finished
 
-    for name, chosen in (("fit", lambda s: s < 1000), ("held-out", lambda s: s >= 1000)):
-        paths = sorted((p for p in raw.glob("*.json") if chosen(int(p.stem))), key=lambda p: int(p.stem))
+    for name, low, high in (("fit", 0, 1000), ("first", 1000, 2000), ("held-out", 2000, 10_000)):
+        paths = sorted((p for p in raw.glob("*.json") if low <= int(p.stem) < high), key=lambda p: int(p.stem))
+        if not paths:
+            continue
         lines = [json.dumps(finished(json.loads(p.read_text(encoding="utf-8"))), sort_keys=True) for p in paths]
         (out / name).mkdir(parents=True, exist_ok=True)
         (out / name / "worlds.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--backwards", action="store_true")
     parser.add_argument("--write", action="store_true", help="collected rows -> data/router")
     parser.add_argument("--data", type=Path, default=Path("data/router"))
+    parser.add_argument("--on", default="held-out", help="which table under --data to replay")
     parser.add_argument("--policy", type=Path, default=Path("configs/router-fitted.yaml"))
     parser.add_argument("--svg", type=Path, default=Path("docs/router.svg"))
     args = parser.parse_args()
@@ -235,11 +240,11 @@ def main() -> None:
         write(args.raw, args.data)
         return
     config = RouterConfig.model_validate(yaml.safe_load(args.policy.read_text(encoding="utf-8"))["router"])
-    rows = read_table(args.data / "held-out")
+    rows = read_table(args.data / args.on)
     done = {name: [policy(row) for row in rows] for name, policy in policies(config).items()}
     found = Compared(done, [row.arms["base"].worth for row in rows])
     bought = sum(replay(row, config).bought for row in rows)
-    print(f"{len(rows)} held-out worlds; evidence bought on {bought}\n\n{table(found)}\n\n{equal_cost(found)}\n")
+    print(f"{len(rows)} worlds of {args.on}; evidence bought on {bought}\n\n{table(found)}\n\n{equal_cost(found)}\n")
     print(f"{by_group(rows, found)}\n\n{wrong(rows, config)}\n\nrouter: {told(score(rows, config))}")
     args.svg.write_text(front(found), encoding="utf-8")
 

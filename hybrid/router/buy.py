@@ -49,13 +49,16 @@ def bid(arm: ArmName, step: int, base: Sequence[float], found: Sequence[float]) 
 def wants(route: Route, policy: RouterConfig, examples: int) -> tuple[ArmName, ...]:
     """The arms to buy evidence about, in order of their cost; empty where nothing is bought.
 
-    Nothing is bought where the weakest link holds, where the base does it or nothing can be measured, where less than two
-    choices are open (an open text alone is simply tried: its gate is the evidence), and on fewer than `buy.examples`
-    examples of `search`.
+    Bought is what is open where the weakest link is below `buy_below`, and, whatever the link, where the rules end at
+    `neither` and something is open: that a gain is not shown is then no reason to leave it. Nothing is bought where the base
+    does it or nothing can be measured, where the text alone is in question and is built anyway, and on fewer than
+    `buy.examples` examples of `search`. With `buy_below` 0 nothing is ever bought.
     """
-    if route.link >= policy.buy_below or route.placement in ("keep", "undecided"):
+    if policy.buy_below == 0 or route.placement in ("keep", "undecided") or examples < policy.buy.examples:
         return ()
-    if examples < policy.buy.examples:
+    if route.placement == "neither":
+        return route.open
+    if route.link >= policy.buy_below:
         return ()
     proposed = {"skill": ("skill",), "weights": ("weights",), "both": ("skill", "both")}.get(route.placement, ())
     wanted = tuple(arm for arm in ARMS if arm in {*route.open, *proposed})

@@ -53,7 +53,9 @@ def test_nothing_is_bought_where_the_choice_is_clear_or_cannot_be_shown() -> Non
     assert wants(open_both, POLICY, 64) == ("skill", "both")
     assert wants(open_both, RouterConfig(buy_below=0.7), 64) == (), "confident enough"
     assert wants(open_both, POLICY, POLICY.buy.examples - 1) == (), "too few to compare on"
-    assert wants(Route("neither", (), 0.5, link=0.5, open=("skill",)), POLICY, 64) == (), "an open text is simply tried"
+    assert wants(Route("neither", (), 0.9, link=0.9, open=("skill",)), POLICY, 64) == ("skill",), "whatever the link"
+    assert wants(Route("neither", (), 0.5, link=0.5, open=("skill",)), RouterConfig(buy_below=0.0), 64) == ()
+    assert wants(Route("skill", (), 0.5, link=0.5, open=("skill",)), POLICY, 64) == (), "the text is built anyway"
     assert wants(Route("keep", (), 0.5, link=0.5), POLICY, 64) == ()
     assert wants(Route("weights", (), 0.5, link=0.5), POLICY, 64) == ("weights",), "is there really a signal"
 
