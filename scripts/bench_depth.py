@@ -1,18 +1,18 @@
 """Iteration without a document, with one that spells the steps out, and after training; and where the product then puts it.
 
     python scripts/train_numeric.py --out runs/numeric-member     # once: the member that is asked
-    python scripts/bench_depth.py --seeds 0-4                     # accuracy against depth: one map of the dialect per seed
-    python scripts/bench_depth.py --seeds 0-4 --product           # `hybrid run` on shallow and deep capabilities
+    python scripts/bench_depth.py --seeds 0-4                     # accuracy against depth
+    python scripts/bench_depth.py --seeds 0-4 --product           # what the router makes of deep and shallow ones
     python scripts/bench_depth.py --summary --figure docs/depth.svg
 
 Curves, d = 1 to 8 (`numeric_language.py`), mostly of `@next`, whose answers were practised equally at once and in steps. Each
-seed draws other rows and trains anew. Arms: at once; the document `form step.`, under which the member writes every step; at once
-after GRPO and after supervised training on d = 1 to 4 of other numbers (the last checkpoint of each). Beside it an operation
-practised at once with d = 1 alone (`@prev`), one of which four steps are none (`@rotr`), and a pair of operations as one step
-that was not practised as a pair (`@prev @rotr`). b is the slope of `hybrid.probe.depth`.
+seed draws other rows and trains anew. Arms: at once; the document `form step.`, under which the member writes every step; at
+once after GRPO on d = 1 to 4 of other numbers (the last checkpoint). Beside it an operation practised at once with d = 1 alone
+(`@prev`), and a pair of operations as one step that was not practised as a pair (`@prev @rotr`). b is the slope of
+`hybrid.probe.depth`.
 
-Product: `hybrid run` with the same document as seed skill, for single steps (`single-step`), `@rotr` (`periodic`), `@next`
-(`deep`) and the pair (`deep-pair`), the last three to d = 7.
+Product: what the router attempts and recommends, from the probes alone (`hybrid probe`), with the same document as seed skill:
+`@next` to d = 7 (`deep`), the pair to d = 4 (`deep-pair`), single steps. With --whole `hybrid run`.
 
 One JSON per seed in --out; a run resumes. Does not: train the member.
 """
@@ -24,7 +24,6 @@ import dataclasses
 import itertools
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -39,26 +38,23 @@ from hybrid.backends.base import Adapter
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability, Example
 from hybrid.config.loader import LoadedConfig, load_config, resolved_json
+from hybrid.config.router import RouterConfig
 from hybrid.evidence.stats import wilson
 from hybrid.pipeline.prepare import load_capabilities
+from hybrid.pipeline.run import run
 from hybrid.pipeline.session import Session, identity_fields, open_session
 from hybrid.pipeline.training import cache_folder, train_adapter
+from hybrid.probe.base import ProbeResult
 from hybrid.probe.depth import DepthFit, fit_depth
+from hybrid.router.route import route
 from hybrid.store.folder import RunFolder
 
 DOCUMENT = "---\nname: steps\ndescription: Write every value down.\n---\n" + numeric.STEP_LINE + "\n"
-METHODS = {
-    "grpo": ["weights.method=grpo"],
-    "sft": ["weights.method=sft"],
-}
 ARMS = (
     "at once",
     "document",
     "at once, after GRPO",
-    "at once, after SFT",
-    "only single steps practised at once, at once",
-    "only single steps practised at once, document",
-    "periodic operation, at once",
+    "only single steps practised, at once",
     "unpractised pair, at once",
     "unpractised pair, document",
 )
@@ -85,13 +81,13 @@ def options(slots: Iterable[str], depths: Iterable[int], seed: int) -> str:
     )
 
 
-def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int]) -> list[str]:
+def capability(name: str, chosen: str, sizes: tuple[int, int, int, int, int], document: str = "SKILL.md") -> list[str]:
     """Configuration lines of a capability."""
     shown = dict(zip(("train", "search", "confirm", "test", "variant"), sizes, strict=True))
     return [
         f"  - name: {name}",
         f"    source: {{type: suite, name: numeric_iteration, options: {chosen}, sizes: {json.dumps(shown)}}}",
-        "    skill: SKILL.md",
+        f"    skill: {document}",
         "    decoding: {max_new_tokens: 110}",
         "    kind: procedural",
     ]
@@ -101,6 +97,7 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
     """The configuration with its document and vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "SKILL.md").write_text(DOCUMENT, encoding="utf-8")
+    (folder / "OTHER.md").write_text(DOCUMENT.replace(numeric.STEP_LINE, "rule Kar @rev."), encoding="utf-8")
     rules = ["form plain.", "form angle.", "form square.", numeric.STEP_LINE]
     (folder / "vocabulary.yaml").write_text(
         "slots: []\nfacts: []\nexamples: []\nrules: " + json.dumps(rules) + "\n", encoding="utf-8"
@@ -110,13 +107,12 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
         f"model: {{path: {json.dumps(str(member.absolute()))}, dtype: float32, device: cpu, threads: 1}}",
         "capabilities:",
         *(line for lines in capabilities for line in lines),
-        "skill: {epochs: 1, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 4}}",
+        "skill: {epochs: 1, batch: 8, proposer: {type: offline, vocabulary: vocabulary.yaml, trials: 1}}",
         "weights:",
         "  lora: {rank: 8, alpha: 16}",
-        "  grpo: {steps: 40, prompts_per_step: 8, generations: 8, learning_rate: 0.0005}",
-        "  sft: {steps: 80, learning_rate: 0.001}",
+        "  grpo: {steps: 40, prompts_per_step: 4, generations: 8, learning_rate: 0.0005}",
         "  checkpoint_every: 40",
-        "probe: {samples: 4}",
+        "probe: {examples: 48, samples: 2, worked_examples: 0}",
         "gate: {ship: {minimum_effect: 0.15}}",
         f"seed: {seed}",
     ]
@@ -125,23 +121,21 @@ def write_world(folder: Path, name: str, member: Path, seed: int, capabilities: 
     return path
 
 
-def curve_world(folder: Path, member: Path, seed: int, method: str) -> LoadedConfig:
-    """`@next` asked to depth 8 and trained to depth 4; three other operations asked to depth 8."""
-    deep = range(1, numeric.DEEPEST + 1)
+def curve_world(folder: Path, member: Path, seed: int) -> LoadedConfig:
+    """`@next` asked to depth 8 and trained to depth 4; two other operations asked to depth 8."""
+    deep, sizes = range(1, numeric.DEEPEST + 1), (8, 4, 4, 64, 0)
     parts = [
-        capability("next", options(["@next"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("next", options(["@next"], deep, seed), sizes),
         capability("taught", options(["@next"], range(1, 5), seed), (64, 4, 4, 4, 0)),
-        capability("prev", options(["@prev"], deep, seed), (8, 4, 4, 96, 0)),
-        capability("rotr", options(["@rotr"], deep, seed), (8, 4, 4, 96, 0)),
-        capability("pair", options(["@prev @rotr"], deep, seed), (8, 4, 4, 96, 0)),
+        capability("prev", options(["@prev"], deep, seed), sizes),
+        capability("pair", options(["@prev @rotr"], deep, seed), sizes),
     ]
-    path = write_world(folder, f"depth-{seed}", member, seed, parts)
-    return load_config(path, METHODS[method])
+    return load_config(write_world(folder, f"depth-{seed}", member, seed, parts))
 
 
-def trained(session: Session, part: Capability, method: str) -> Adapter | None:
+def trained(session: Session, part: Capability) -> Adapter | None:
     """The last checkpoint; None where no gradient ever flowed."""
-    result = train_adapter(session, part, "", method)
+    result = train_adapter(session, part, "", "grpo")
     return result.checkpoints[-1][1] if result.checkpoints else None
 
 
@@ -158,58 +152,47 @@ def counts(session: Session, part: Capability, rows: Sequence[Example], text: st
 
 def run_curves(seed: int, root: Path, member: Path) -> dict[str, Any]:
     """Every arm of one seed."""
-    out: dict[str, Any] = {}
-    for method in METHODS:
-        loaded = curve_world(root / str(seed) / method, member, seed, method)
-        parts = {c.name: c for c in load_capabilities(loaded)}
-        with RunFolder(root / str(seed) / method / "run") as folder:
-            backend = build_backend(
-                loaded.config.model, loaded.config.backend, loaded.resolve, cache_folder(folder.path)
-            )
-            capabilities = tuple(parts.values())
-            folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(loaded.config, loaded.root))
-            session = open_session(loaded, folder, capabilities, backend, lambda kind, data: None)
-            adapter = trained(session, parts["taught"], method)
-            mine = parts["next"].splits["test"]
-            out[f"at once, after {method.upper()}"] = counts(session, parts["next"], mine, "", adapter)
-            if method != "grpo":
-                continue
-            for arm, name, text in (
-                ("at once", "next", ""),
-                ("document", "next", numeric.STEP_LINE),
-                ("only single steps practised at once, at once", "prev", ""),
-                ("only single steps practised at once, document", "prev", numeric.STEP_LINE),
-                ("periodic operation, at once", "rotr", ""),
-                ("unpractised pair, at once", "pair", ""),
-                ("unpractised pair, document", "pair", numeric.STEP_LINE),
-            ):
-                out[arm] = counts(session, parts[name], parts[name].splits["test"], text, None)
-    return out
+    loaded = curve_world(root / str(seed), member, seed)
+    capabilities = load_capabilities(loaded)
+    parts = {c.name: c for c in capabilities}
+    with RunFolder(root / str(seed) / "run") as folder:
+        backend = build_backend(loaded.config.model, loaded.config.backend, loaded.resolve, cache_folder(folder.path))
+        folder.claim(identity_fields(loaded, capabilities, backend), resolved_json(loaded.config, loaded.root))
+        session = open_session(loaded, folder, capabilities, backend, lambda kind, data: None)
+        adapter = trained(session, parts["taught"])
+        asked = (
+            ("at once", "next", "", None),
+            ("document", "next", numeric.STEP_LINE, None),
+            ("at once, after GRPO", "next", "", adapter),
+            ("only single steps practised, at once", "prev", "", None),
+            ("unpractised pair, at once", "pair", "", None),
+            ("unpractised pair, document", "pair", numeric.STEP_LINE, None),
+        )
+        return {arm: counts(session, parts[n], parts[n].splits["test"], text, used) for arm, n, text, used in asked}
 
 
 def product_world(folder: Path, member: Path, seed: int) -> Path:
-    """Single steps; seven steps that are recalled, that have to be executed, and of a step that goes wrong now and then."""
-    deep = range(1, 8)
-    sizes = (96, 64, 112, 112, 0)
+    """Seven steps that have to be executed, four of a step that goes wrong now and then, and single steps after each.
+
+    Single steps have another document: a capability's irrelevant control is its neighbour's text.
+    """
+    sizes = (32, 64, 96, 96, 0)
     parts = [
-        capability("single-step", options(["@next", "@prev"], [1], seed), sizes),
-        capability("periodic", options(["@rotr"], deep, seed), sizes),
-        capability("deep", options(["@next"], deep, seed), (*sizes[:4], 48)),
-        capability("deep-pair", options(["@prev @rotr"], deep, seed), sizes),
+        capability("deep", options(["@next"], range(1, 8), seed), sizes),
+        capability("single-next", options(["@next"], [1], seed), sizes, "OTHER.md"),
+        capability("deep-pair", options(["@prev @rotr"], range(1, 5), seed), sizes),
+        capability("single-prev", options(["@prev"], [1], seed), sizes, "OTHER.md"),
     ]
     return write_world(folder, f"depth-product-{seed}", member, seed, parts)
 
 
-def run_product(seed: int, root: Path, member: Path) -> dict[str, Any]:
-    """What the report says of each capability."""
+def run_product(seed: int, root: Path, member: Path, whole: bool) -> dict[str, Any]:
+    """What the report, or the profile, says of each capability."""
     folder = root / f"product-{seed}"
-    path = product_world(folder, member, seed)
-    command = [sys.executable, "-m", "hybrid", "run", str(path), "--out", str(folder / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"seed {seed}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-    report = json.loads((folder / "run" / "report" / "placement.json").read_text(encoding="utf-8"))
-    return {c["name"]: c for c in report["capabilities"]}
+    loaded = load_config(product_world(folder, member, seed))
+    path = run(loaded, folder / ("run" if whole else "probe"), probe_only=not whole, on_event=lambda kind, data: None)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {c["name"]: c for c in found["capabilities"]}
 
 
 def kept(path: Path, make: Any) -> dict[str, Any]:
@@ -264,34 +247,42 @@ def print_curves(seeds: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     return curves
 
 
+def profile_of(found: dict[str, Any]) -> dict[str, ProbeResult]:
+    """The profile of a capability as the router reads it."""
+    known = set(ProbeResult.model_fields)
+    return {
+        name: ProbeResult(
+            **{k: v for k, v in probe.items() if k in known}, details={k: v for k, v in probe.items() if k not in known}
+        )
+        for name, probe in found["profile"].items()
+    }
+
+
+def shown(probe: ProbeResult | None) -> str:
+    """`0.97 [0.93, 0.99]`, or a dash."""
+    return "-" if probe is None or probe.value is None else f"{probe.value:.2f} [{probe.low:.2f}, {probe.high:.2f}]"
+
+
 def print_product(reports: dict[int, dict[str, Any]]) -> None:
-    """What the router chose, and on what measurement."""
+    """What the router attempts and recommends on the stored profiles, what was placed after a whole run, and the figures."""
     print(
-        "\n| seed | capability | placed | recommended | base | with text | b | b with text | fitted with text at the deepest |"
+        "\n| seed | capability | attempted | recommended | base | with text | b | b with text | fitted at the deepest |"
     )
-    print("|---" * 9 + "|")
+    print("|---" * 10 + "|")
     for seed, report in reports.items():
         for name, found in report.items():
-            profile = found["profile"]
-
-            def shown(key: str, profile: dict[str, Any] = profile) -> str:
-                probe = profile.get(key) or {"value": None}
-                return (
-                    "-" if probe["value"] is None else f"{probe['value']:.2f} [{probe['low']:.2f}, {probe['high']:.2f}]"
-                )
-
-            under = profile.get("depth_slope_text") or {}
-            deepest = under.get("at_deepest")
+            profile = profile_of(found)
+            routed = route(profile, RouterConfig())
+            under = profile.get("depth_slope_text")
+            ends = under.details if under is not None else {}
             cells = [
                 seed,
                 name,
-                found["placement"],
-                found.get("recommendation") or "-",
-                shown("base"),
-                shown("text_score"),
-                shown("depth_slope"),
-                shown("depth_slope_text"),
-                "-" if deepest is None else f"{deepest:.2f} at {under['deepest']:.0f}",
+                routed.placement,
+                getattr(routed, "recommendation", None) or "-",
+                found.get("placement", "-"),
+                *(shown(profile.get(key)) for key in ("base", "text_score", "depth_slope", "depth_slope_text")),
+                f"{ends['at_deepest']:.2f} at {ends['deepest']:.0f}" if "at_deepest" in ends else "-",
             ]
             print("| " + " | ".join(map(str, cells)) + " |")
 
@@ -302,16 +293,20 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--member", type=Path, default=Path("runs/numeric-member"))
     parser.add_argument("--out", type=Path, default=Path("runs/depth"))
-    parser.add_argument("--product", action="store_true", help="run the product, not the curves")
+    parser.add_argument(
+        "--product", action="store_true", help="probe and route with the product, instead of the curves"
+    )
+    parser.add_argument("--whole", action="store_true", help="with --product: `hybrid run` instead of `hybrid probe`")
     parser.add_argument("--summary", action="store_true", help="run nothing; print what --out holds")
     parser.add_argument("--figure", type=Path, help="draw the curves into this SVG file")
     args = parser.parse_args()
     curves: list[dict[str, Any]] = []
     reports: dict[int, dict[str, Any]] = {}
     for seed in seeds_of(args.seeds):
-        curve, product = args.out / f"curve-{seed}.json", args.out / f"product-{seed}.json"
+        product = args.out / f"{'whole' if args.whole else 'product'}-{seed}.json"
+        curve = args.out / f"curve-{seed}.json"
         if not args.summary and args.product:
-            kept(product, lambda seed=seed: run_product(seed, args.out, args.member))
+            kept(product, lambda seed=seed: run_product(seed, args.out, args.member, args.whole))
         elif not args.summary:
             kept(curve, lambda seed=seed: run_curves(seed, args.out, args.member))
         if curve.is_file():

@@ -13,9 +13,7 @@ Cells = Mapping[int, tuple[int, int]]
 SHOWN = (
     ("document", "with the document", "#1b7f5c", ""),
     ("at once", "at once", "#b3372f", ""),
-    ("at once, after GRPO", "at once, after GRPO", "#b3372f", "5 4"),
-    ("at once, after SFT", "at once, after SFT", "#8a5fb0", "2 3"),
-    ("periodic operation, at once", "periodic operation, at once", "#3a6ea5", ""),
+    ("at once, after GRPO", "at once, after GRPO", "#3a6ea5", "5 4"),
     ("unpractised pair, document", "unpractised pair, document", "#1b7f5c", "5 4"),
 )
 LEFT, RIGHT, TOP, BOTTOM = 46, 410, 14, 236

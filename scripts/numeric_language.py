@@ -30,13 +30,16 @@ WIDTH = 4
 STEP_LINE = "form step."
 PRACTISED = ("@next", "@rotr", "@rev", "@swap", "@next @rotr", "@rev @next", "@swap @next", "@rotr @swap")
 SINGLE = ("@prev", "@rotl", "@rotl @prev", "@prev @swap", "@rev @prev")
+UNPRACTISED = ("@rotl @next", "@prev @rotr")
 GIVENS = {
     "@next": (0, 1),
     "@prev": (0, 9),
     "@rotl": (1, 0),
     "@rotr": (3, 0),
-    "@rotl @prev": (1, 9),
     "@next @rotr": (3, 1),
+    "@rotl @prev": (1, 9),
+    "@rotl @next": (1, 1),
+    "@prev @rotr": (3, 9),
 }
 """Turn and sum of the operations that are maps of the family `digits`."""
 

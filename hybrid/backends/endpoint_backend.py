@@ -13,7 +13,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
 from hybrid.backends.chat import ChatReply, ChatRequest
@@ -24,6 +24,8 @@ from hybrid.config.schema import ModelConfig, OpenAIBackendConfig
 from hybrid.errors import AdapterError, BackendError
 from hybrid.store.atomic import canonical_json
 
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
 SEEDS = 2**31
 """Seeds are sent modulo this: some servers keep them in 32 bits."""
 
@@ -38,8 +40,8 @@ class EndpointBackend:
     The fingerprint is that of address, name and settings: what a provider does to the model behind them cannot be seen
     from here. Where the server names what answered, and it names more than one thing, that is a warning.
 
-    Raises UsageError for an unset key or an unusable address, EndpointError when a request stays without an answer (after
-    those under way have ended), AdapterError for any adapter.
+    Raises UsageError for an unset key or an unusable address, EndpointError when a request stays without an answer,
+    AdapterError for any adapter.
     """
 
     def __init__(
@@ -87,13 +89,7 @@ class EndpointBackend:
             return []
         chat = self._chat(sampling)
         asked = [self._question(request, sampling) for request in requests]
-        with ThreadPoolExecutor(min(self._config.concurrency, len(asked)), "endpoint") as pool:
-            futures = [pool.submit(self._ask, chat, question) for question in asked]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        return at_once(lambda question: self._ask(chat, question), asked, self._config.concurrency)
 
     def _ask(self, chat: EndpointChat, question: ChatRequest) -> Completion:
         self._pace.wait()
@@ -134,6 +130,45 @@ class EndpointBackend:
         settings = {"who": chat.identity(), "length_key": self._config.length_key}
         fingerprint = hashlib.sha256(canonical_json(settings).encode()).hexdigest()
         return ModelInfo(path=chat.identity(), fingerprint=fingerprint, parameters=0, dtype="unknown", device="remote")
+
+
+def at_once(call: Callable[[Asked], Answered], asked: Sequence[Asked], most: int) -> list[Answered]:
+    """`call` on everything `asked`, at most so many at a time, answers in order. Raises the first error that any call raises.
+
+    After an error or an interrupt nothing more is begun and nothing is waited for: calls under way end with the process. (A
+    pool of `concurrent.futures` would be waited for when the interpreter ends, however long its calls take.)
+    """
+    if not asked:
+        return []
+    numbers, lock, over = iter(range(len(asked))), threading.Lock(), threading.Event()
+    done: dict[int, Answered] = {}
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not over.is_set():
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                answer = call(asked[number])
+                with lock:
+                    done[number] = answer
+                    if len(done) == len(asked):
+                        over.set()
+        except BaseException as error:  # noqa: BLE001  # raised where it was asked, below
+            errors.append(error)
+            over.set()
+
+    try:
+        for _ in range(min(most, len(asked))):
+            threading.Thread(target=work, daemon=True).start()
+        over.wait()
+    finally:
+        over.set()
+    if errors:
+        raise errors[0]
+    return [done[number] for number in range(len(asked))]
 
 
 class Pace:

@@ -25,8 +25,11 @@ from hybrid.backends import prefix, rendering
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
 from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.ranks import Ranked
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.transformers_adapters import AdapterShelf
+from hybrid.backends.transformers_ranks import target_ranks
+from hybrid.capability.types import Message
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import BackendError
 
@@ -100,6 +103,10 @@ class TransformersBackend:
     def count_tokens(self, text: str) -> int:
         """Number of the model's tokens in `text`, without special tokens."""
         return rendering.count_tokens(self._loaded.tokenizer, text)
+
+    def target_ranks(self, pairs: Sequence[tuple[str | tuple[Message, ...], str]]) -> list[Ranked]:
+        """Ranks of every target's tokens under the bare base; see `Ranks`."""
+        return target_ranks(self._loaded, pairs)  # between calls every adapter is off
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, adapter: Adapter | None) -> list[Completion]:
         """One completion per request, in the order asked.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hybrid.cli.lifecycle import register
 from hybrid.cli.output import Output
 from hybrid.cli.router import router
 
@@ -302,6 +303,9 @@ def transfer(
     finally:
         display.close()
     output.result(report.model_dump(mode="json"), f"{to_text(report)}\n{folder / 'transfer.md'}")
+
+
+register(app)
 
 
 @app.command()

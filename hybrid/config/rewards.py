@@ -40,7 +40,7 @@ class RewardConfig(Section):
     accuracy_weight: float = Field(default=1.0, gt=0)
     brier_weight: float = Field(default=0.0, ge=0)
     """Weight of 1 - (q - a)^2, q the confidence that the completion states, a in {0, 1} its correctness. Needs
-    `grpo.scale_rewards: none`."""
+    `grpo.scale_rewards: none`. With it accuracy pays for `passed` alone, whatever share the grader gives."""
     confidence_pattern: Annotated[str, AfterValidator(_confidence_of)] | None = None
     r"""How a completion states its confidence: `digit` (`~7`), `percent` (`70%`), `tag` (`<confidence>0.7</confidence>`), or a
     regex with a group `confidence`; the last match counts. Default: `digit` where `brier_weight` is above 0, else none. With
@@ -60,6 +60,10 @@ class RewardConfig(Section):
             raise ValueError(
                 "brier_weight must not exceed accuracy_weight: above it, a surely wrong answer with confidence 0 pays more "
                 "than an honest attempt"
+            )
+        if self.brier_weight > 0 and any(self.parts.values()):
+            raise ValueError(
+                "parts pay for wrong answers; beside brier_weight that makes wrong on purpose pay: leave one of them out"
             )
         if self.confidence_scale is not None and self.confidence is None:
             raise ValueError("confidence_scale needs confidence_pattern or brier_weight: without them nothing reads it")

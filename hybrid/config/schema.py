@@ -140,6 +140,12 @@ class CapabilityConfig(Section):
     vocabulary: str | None = None
     """YAML file of candidate lines for the offline proposer; default: `skill.proposer.vocabulary`."""
     decoding: DecodingConfig = DecodingConfig()
+    volatility: float | None = Field(default=None, ge=0)
+    """Declared: how often what is right here changes, in changes a month. A cost term, never a measurement."""
+    calls_per_day: float | None = Field(default=None, ge=0)
+    """Declared: how often it will be asked. A document is paid for in every call, a training once."""
+    portable: bool | None = None
+    """Declared: whether it has to move to other models, which a document does and an adapter does not."""
     abstain: AbstainConfig | None = None
     """An answer that stands for "I do not know", which the grader then accepts; none means that it is an answer like others."""
     limit: dict[Literal["train", "search", "confirm", "test", "variant"], Annotated[int, Field(ge=1)]] = Field(

@@ -19,10 +19,11 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
-from hybrid.pipeline import assemble_generality
+from hybrid.pipeline import assemble_generality, assemble_lifecycle
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
+from hybrid.pipeline.probing import kind_of
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.shared_job import SHARED
 from hybrid.report import schema as r
@@ -50,7 +51,7 @@ def assemble(
     adjusted = _adjusted(outcomes)
     tell_unjudged(session)
     return r.Report(
-        run_id=f"{config.name}-{_identity(fields)[:12]}",
+        run_id=_run_id(session),
         created=created,
         seed=config.seed,
         model=r.ModelFacts(
@@ -68,7 +69,11 @@ def assemble(
             regret=None,
             baselines=None,
         ),
+        gate=r.GateFacts(
+            **config.gate.ship.model_dump(include={"alpha", "minimum_effect", "multiplicity"}), family=len(adjusted)
+        ),
         schedule=schedule,
+        moves=assemble_lifecycle.moves_of(session, outcomes),
         warnings=session.told(),
         provenance=r.Provenance(
             versions=_versions(),
@@ -99,6 +104,7 @@ def profile_json(session: Session, outcomes: Sequence[Outcome]) -> dict[str, Any
                     "fallback": o.route.fallback,
                     "kind": o.route.kind,
                 },
+                "kind": kind_of(o.capability, o.probed.profile if o.probed else {}).model_dump(mode="json"),
             }
             for o in outcomes
             if o.route is not None
@@ -130,11 +136,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             f"placed: {placement.reason}",
         ),
         recommendation=route.recommendation,
-        kind=r.Kind(
-            measured=route.kind,
-            declared=outcome.capability.declared_kind,
-            confidence=route.kind_confidence,
-        ),
+        kind=kind_of(outcome.capability, outcome.probed.profile if outcome.probed else {}),
         profile=_profile(outcome),
         arms=_arms(outcome, session.loaded.config.seed),
         delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,
@@ -153,11 +155,12 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         training=_training(session, outcome, arm),
         generality=assemble_generality.assembled(outcome, arm),
         flips=_flips(outcome, arm),
+        history=assemble_lifecycle.history_of(session, outcome, _run_id(session)),
         ledger=_totals(session, name, None),
         artifacts=r.Artifacts(
             skill=f"skills/{name}/SKILL.md" if arm in ("skill", "both") else None,
             adapter=f"adapters/{name}" if arm in ("weights", "both") else None,
-            method=session.loaded.config.weights.method if arm in ("weights", "both") else None,
+            method=session.method(name) if arm in ("weights", "both") else None,
         ),
     )
 
@@ -327,12 +330,17 @@ def _training(session: Session, outcome: Outcome, arm: str | None) -> r.Training
     result = trainings[name]
     history = tuple(r.TrainingPoint.model_validate({**row, "step": int(row["step"])}) for row in result.history)
     return r.Training(
-        method=f"{session.loaded.config.weights.title} ({name})",
+        method=f"{_title(session, outcome)} ({name})",
         steps=result.steps,
         history=history,
         selected_step=outcome.improved.selected_steps.get(name),
         memory=None if result.memory is None else r.TrainingMemory(**asdict(result.memory)),
     )
+
+
+def _title(session: Session, outcome: Outcome) -> str:
+    configured, method = session.loaded.config.weights, session.method(outcome.capability.name)
+    return configured.title if method == configured.method else method
 
 
 def _flips(outcome: Outcome, arm: str | None) -> r.Flips:
@@ -431,6 +439,10 @@ def _parent(session: Session) -> r.ParentRun | None:
     if parent is None:
         return None
     return r.ParentRun(run_id=parent["run_id"], identity=parent["identity"], changed=tuple(parent["changed"]))
+
+
+def _run_id(session: Session) -> str:
+    return f"{session.loaded.config.name}-{_identity(session.folder.path / 'run.json')[:12]}"
 
 
 def _identity(path: Any) -> str:

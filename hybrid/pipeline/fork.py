@@ -86,8 +86,8 @@ def warnings_of(parent: Parent | None) -> tuple[str, ...]:
 
 def _adopt(folder: RunFolder, fork: Path, fields: Mapping[str, Any]) -> Parent:
     found = _read(fork / "run.json")
-    old = {key: value for key, value in found["fields"].items() if key != "parent"}
-    changed = differences(old, fields)
+    old = {key: value for key, value in found["fields"].items() if key not in ("parent", "lineage")}
+    changed = differences(old, _as_written(old, fields))
     base = [d for d in changed if d.field.startswith("model.") and d.field != "model.device"]
     if base:
         raise RunFolderError(
@@ -111,6 +111,23 @@ def _adopt(folder: RunFolder, fork: Path, fields: Mapping[str, Any]) -> Parent:
         "changed": [str(d) for d in changed],
         "opened": sorted([*earlier, *(pair for pair in opened if pair not in earlier)]),
     }
+
+
+def _as_written(old: Any, new: Any) -> Any:
+    """`new` with every absolute path that ends in the old relative one written as that: a resolved configuration names the
+    files of the one that it was resolved from."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        named = {key: next((o for o in old if _same_place(o, key)), key) for key in new}
+        return {named[key]: _as_written(old.get(named[key]), value) for key, value in new.items()}
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [_as_written(a, b) for a, b in zip(old, new, strict=True)]
+    return old if _same_place(old, new) else new
+
+
+def _same_place(old: Any, new: Any) -> bool:
+    if not isinstance(old, str) or not isinstance(new, str) or not old or Path(old).is_absolute():
+        return False
+    return Path(new).is_absolute() and new.endswith(f"/{old}")
 
 
 def _read(path: Path) -> dict[str, Any]:

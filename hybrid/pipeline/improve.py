@@ -255,7 +255,7 @@ class Improver:
         session, capability = self.session, self.capability
         with session.stage(capability.name, name) as note:
             try:
-                taught = self._lessons(into, rows) if session.loaded.config.weights.method == "distill" else None
+                taught = self._lessons(into, rows) if session.method(capability.name) == "distill" else None
                 after = into.rungs.get(arm) if name == arm else None
                 result = train_adapter(session, capability, skill, name, taught, rows, after=after)
             except TrainingError as error:

@@ -17,6 +17,7 @@ from hybrid.backends.judge import ASKS
 from hybrid.capability.families import LEAST_VARIANTS
 from hybrid.config.schema import Config, JudgeGrader, OfflineProposerConfig, SkillConfig, WeightsConfig
 from hybrid.evidence.power import NOISE
+from hybrid.probe.knownness import ROWS as KNOWN_ROWS
 from hybrid.skill.schedule import edit_budget
 from hybrid.weights.task_order import MOST_TASKS, checkpoint_every
 
@@ -129,6 +130,8 @@ def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:
     e, rows = min(probe.examples, sizes.search), min(DRAFT_ROWS, sizes.train)
     tried = reflection_trials(rows, DRAFT_ROWS, sizes, trials)
     variants = min(probe.variants, sizes.variant)
+    share = 2 if probe.stop else 1  # of the samples, about half are left out where probes may stop
+    contexts = probe.contexts * min(KNOWN_ROWS, e)
     return (
         Calls(what="draft: training rows", typical=rows, upper=rows),
         Calls(
@@ -138,10 +141,12 @@ def probe_calls(config: Config, sizes: Sizes, texts: int) -> tuple[Calls, ...]:
             reads_text=True,
         ),
         Calls(what="greedy", typical=e, upper=e),
-        Calls(what="samples", typical=e * probe.samples, upper=e * probe.samples),
+        Calls(what="samples", typical=e * probe.samples // share, upper=e * probe.samples),
         Calls(what="texts and control", typical=e * (texts + 1), upper=e * (texts + 1), reads_text=True),
         Calls(what="samples under a text", typical=e * probe.samples // 2, upper=e * probe.samples, reads_text=True),
         Calls(what="variants", typical=variants, upper=variants),
+        Calls(what="known-ness in contexts", typical=contexts // 2, upper=contexts, reads_text=True),
+        Calls(what="paraphrases", typical=0, upper=min(probe.paraphrases, sizes.search - e)),
     )
 
 

@@ -20,28 +20,39 @@ from hybrid.config.loader import LoadedConfig, resolved_json
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
 from hybrid.pipeline import judges, workers
-from hybrid.pipeline.arms import Shipping, arms_of, judge
+from hybrid.pipeline.arms import Built, Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
 from hybrid.pipeline.buying import buy
 from hybrid.pipeline.follow import follow, join, open_backend
 from hybrid.pipeline.fork import forked_fields, parent_of, warnings_of
 from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms, wanted_arms
+from hybrid.pipeline.lineage import read_lineage
 from hybrid.pipeline.plan_cost import training_completions
 from hybrid.pipeline.prepare import load_capabilities
+from hybrid.pipeline.previous import (
+    asked_arms,
+    directed,
+    goes_back,
+    keep_document,
+    offer_previous,
+    previous_built,
+    retires,
+)
+from hybrid.pipeline.probing import probe_context_of, tell_kind
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
 from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
-from hybrid.probe.base import ProbeContext
 from hybrid.probe.lapse import lapse_probe
 from hybrid.probe.profile import Probed, irrelevant_text, profile_capability, worked_examples
 from hybrid.report.render import write_report
 from hybrid.router.advice import Standing, standing, token_cost
+from hybrid.router.lifecycle import Bounds, settle
 from hybrid.router.place import ArmName, Placement, place
-from hybrid.router.route import Route, route
+from hybrid.router.route import Route
 from hybrid.skill.reflection import FailureLabel
 from hybrid.store.atomic import write_json, write_text
 from hybrid.store.faults import faultpoint
@@ -61,6 +72,8 @@ class Outcome:
     improved: Improved = field(default_factory=Improved)
     terms: Standing | None = None
     """What to prefer where a text and an adapter are equally good."""
+    previous: Built | None = None
+    """What shipped before, where this run is to change that."""
     shipping: Shipping | None = None
     verdicts: dict[ArmName, Verdict] = field(default_factory=dict)
     placement: Placement | None = None
@@ -118,16 +131,18 @@ def _lead(
     info = backend.info()
     fields = identity_fields(loaded, capabilities, backend)
     parent = parent_of(folder, how.fork, fields)
-    resumed = folder.claim(forked_fields(fields, parent), resolved_json(config, loaded.root), parent)
+    lineage = read_lineage(folder.path)
+    own = forked_fields(fields, parent) | ({"lineage": lineage.sha256} if lineage else {})
+    resumed = folder.claim(own, resolved_json(config, loaded.root), parent)
     capabilities = judges.bind(loaded, folder.path, capabilities, 0)
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
-    session.parent, session.strict = parent, how.strict
+    session.parent, session.strict, session.lineage = parent, how.strict, lineage
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
     on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
     if info.device == "cpu" and config.model.device == "auto":
         session.warn("device: auto found no CUDA device and ran on the CPU")
-    for text in warnings_of(parent):
+    for text in (*warnings_of(parent), *goes_back(lineage)):
         session.warn(text)
     outcomes = [Outcome(c) for c in capabilities]
     _probe(session, outcomes)
@@ -178,20 +193,16 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         own = outcome.texts["draft"] or outcome.texts["worked examples"]
         others = [o.texts["draft"] for o in [*outcomes[i + 1 :], *outcomes[:i]]]
         with session.stage(capability.name, "probe") as note:
-            context = ProbeContext(
-                session.meter,
-                capability,
-                config.probe,
-                session.backend.info().fingerprint,
-                session.sampling(capability),
-                config.seed,
-            )
+            context = probe_context_of(session, capability)
             outcome.probed = profile_capability(context, outcome.texts, irrelevant_text(own, others, config.seed))
             kinds = [label.kind for label in outcome.labels]
             outcome.probed.profile["lapse_share"] = lapse_probe(
                 kinds.count("defect"), kinds.count("lapse"), document=outcome.texts["seed"], source="seed"
             )
-            outcome.route = route(outcome.probed.profile, config.router, config.router.force.get(capability.name))
+            tell_kind(session, capability, outcome.probed.profile)
+            outcome.route = directed(
+                session, capability.name, outcome.probed.profile, config.router.force.get(capability.name)
+            )
             if not config.trains:
                 outcome.route = _without_weights(session, capability.name, outcome.route)
             note["summary"] = f"-> {outcome.route.placement} (confidence {outcome.route.confidence:.2f})"
@@ -214,17 +225,23 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
     asked: list[Asked] = []
     for outcome in outcomes:
         assert outcome.route is not None and outcome.probed is not None
+        outcome.previous = previous_built(session, outcome.capability)
         improver = Improver(session, outcome.capability)
         improver.know(outcome.route.kind, outcome.probed.best_text)
-        outcome.route = buy(session, improver, outcome.route, outcome.improved)
+        if session.before(outcome.capability.name) is None:  # what shipped before is judged as it is, not routed anew
+            outcome.route = buy(session, improver, outcome.route, outcome.improved)
         outcome.terms = _terms(session, outcome)
         arms, fallback = _arms_to_build(session, outcome), outcome.route.fallback
-        if config.weights.schedule.tasks == "separate":
+        if retires(session, outcome.capability):
+            offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
+        elif config.weights.schedule.tasks == "separate":
             improver.improve(arms, fallback, outcome.improved)
+            offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             faultpoint("stage.improve")
-            continue
-        improver.text(arms, outcome.improved)
-        asked.append(Asked(improver, outcome.improved, improver.weight_arms(outcome.improved, arms, fallback)))
+        else:
+            improver.text(arms, outcome.improved)
+            offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
+            asked.append(Asked(improver, outcome.improved, improver.weight_arms(outcome.improved, arms, fallback)))
     return share(session, asked)
 
 
@@ -243,7 +260,9 @@ def _arms_to_build(session: Session, outcome: Outcome) -> tuple[ArmName, ...]:
     """The arms of the route; where a text works, gradients would too, and the text is the dearer one to live with: both."""
     assert outcome.route is not None and outcome.terms is not None
     config = session.loaded.config
-    arms = wanted_arms(outcome.route, config.router.counterfactual, config.weights.method)
+    method = session.method(outcome.capability.name)
+    wanted = wanted_arms(outcome.route, config.router.counterfactual, method)
+    arms = asked_arms(session, outcome.capability, wanted)
     if not config.trains:
         return text_arms(arms)
     hot = outcome.terms.prefers == "weights" and outcome.route.fallback == "weights"
@@ -256,7 +275,8 @@ def _judge(session: Session, outcome: Outcome) -> None:
     with session.stage(outcome.capability.name, "ship") as note:
         built, result = outcome.improved.built, outcome.improved.skill
         most = session.loaded.config.skill.attribution
-        without = left_out(result, most) if result is not None and "skill" in built else ()
+        own = result is not None and "skill" in built and built["skill"].skill == result.body
+        without = left_out(result, most) if result is not None and own else ()
         outcome.shipping = judge(session, outcome.capability, built, without)
         note["summary"] = ", ".join(f"{a}: {v.decision} ({v.delta:+.2f})" for a, v in outcome.shipping.verdicts.items())
     faultpoint("stage.ship")
@@ -280,11 +300,14 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
             outcome.verdicts = {arm: corrected[f"{outcome.capability.name}/{arm}"] for arm in shipping.verdicts}
         # Without a counterfactual the fallback is built only where the text arm found nothing.
         fallback = None if "skill" in outcome.improved.built else outcome.route.fallback
-        wanted = placed_arms(outcome.route, config.weights.method, outcome.capability.name in forced)
+        wanted = placed_arms(outcome.route, session.method(outcome.capability.name), outcome.capability.name in forced)
         built = outcome.verdicts if outcome.route.bought else ()
         hot = {"weights"} if outcome.terms is not None and outcome.terms.prefers == "weights" else set()
         routed = set(wanted) | (({fallback} | hot) & set(outcome.verdicts)) | set(built)
+        if session.before(outcome.capability.name) is not None:
+            routed = set(outcome.verdicts)
         outcome.placement = _placed(session, outcome, {a: v for a, v in outcome.verdicts.items() if a in routed})
+        keep_document(session, outcome.capability, outcome.improved, outcome.previous, outcome.placement)
         if config.router.counterfactual:
             outcome.counterfactual = _placed(session, outcome, outcome.verdicts)
 
@@ -299,13 +322,18 @@ def _placed(session: Session, outcome: Outcome, verdicts: dict[ArmName, Verdict]
         values = shipping.measured[cheaper].values, shipping.measured[dearer].values
         return ship_gate(*values, config.gate.ship)
 
+    arms = {} if shipping is None else arms_of(shipping, verdicts)
+    bounds = Bounds(config.gate.ship.minimum_effect, config.router.transfer, config.router.transfer_bound)
+    before = session.before(outcome.capability.name)
+    if before is not None:
+        return settle(before.action, before.was, outcome.route, arms, compare, bounds)
     return place(
         outcome.route,
-        {} if shipping is None else arms_of(shipping, verdicts),
+        arms,
         compare,
-        minimum_effect=config.gate.ship.minimum_effect,
-        transfer_floor=config.router.transfer,
-        transfer_bound=config.router.transfer_bound,
+        minimum_effect=bounds.minimum_effect,
+        transfer_floor=bounds.transfer_floor,
+        transfer_bound=bounds.transfer_bound,
         terms=outcome.terms,
     )
 
@@ -314,7 +342,7 @@ def _verify(session: Session, outcome: Outcome) -> None:
     capability, placement = outcome.capability, outcome.placement
     assert placement is not None
     with session.stage(capability.name, "verify") as note:
-        outcome.verified = verify(session, capability, outcome.improved.built)
+        outcome.verified = verify(session, capability, outcome.improved.built, outcome.previous)
         placed = next((b for arm, b in outcome.improved.built.items() if arm == placement.placement), None)
         if placed is not None:
             outcome.verified.collateral = collateral(session, capability, placed)

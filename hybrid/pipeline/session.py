@@ -24,7 +24,9 @@ from hybrid.evidence.ledger import Ledger
 from hybrid.evidence.measure import Meter
 from hybrid.evidence.rollouts import RolloutStore
 from hybrid.evidence.types import Candidate
+from hybrid.pipeline.lineage import Before, Lineage
 from hybrid.store.folder import RunFolder
+from hybrid.weights.base import Method
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -89,6 +91,8 @@ class Session:
     """The run that this one was forked from, as `run.json` records it."""
     strict: bool = False
     """Whether a checkpoint that was skipped is an error."""
+    lineage: Lineage | None = None
+    """The run that this one goes back to, on another base or to carry out a review."""
 
     def settings(self, capability: Capability) -> CapabilityConfig:
         """The configuration of a capability."""
@@ -97,6 +101,15 @@ class Session:
     def sampling(self, capability: Capability) -> Sampling:
         """How judged answers of a capability are generated."""
         return Sampling(**self.settings(capability).decoding.model_dump())
+
+    def before(self, name: str) -> Before | None:
+        """What shipped of a capability before, where this run is to change that; None otherwise."""
+        return None if self.lineage is None else self.lineage.before(name)
+
+    def method(self, name: str) -> Method:
+        """How the adapter of a capability is trained: a text is promoted by distilling it, whatever the others do."""
+        before = self.before(name)
+        return "distill" if before and before.action == "promote" else self.loaded.config.weights.method
 
     def candidate(self, capability: Capability, skill: str = "", adapter: Adapter | None = None) -> Candidate:
         """The base with a skill text, an adapter, both or neither, at the capability's own decoding."""

@@ -25,7 +25,7 @@ from hybrid.pipeline.fork import training_folder
 from hybrid.pipeline.known import Rows
 from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.session import Session
-from hybrid.weights.base import TrainJob, TrainResult
+from hybrid.weights.base import Method, TrainJob, TrainResult
 from hybrid.weights.fork import prepare
 from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
@@ -47,6 +47,7 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     """The training job that an order names. The same order gives every rank the same job."""
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
+    method: Method = order.get("method", config.weights.method)
     variants = capability.splits.get("variant", ())
     examples = (*capability.splits["train"], *(variants[i] for i in order.get("variants", ())))
     if "abstained" in order and settings.abstain is not None:
@@ -65,11 +66,11 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         stages=tuple(tuple(stage) for stage in order["stages"]),
         grader=capability.grader,
         model=config.model,
-        weights=weights,
+        weights=_weights_by(weights, method),
         max_new_tokens=settings.decoding.max_new_tokens,
         seed=config.seed,
         out=run_folder / "checkpoints" / f"{capability.name}-{order['arm']}",
-        method=config.weights.method,
+        method=method,
         teacher=order.get("teacher", ""),
     )
 
@@ -80,11 +81,19 @@ def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
     return weights.model_copy(update={"grpo": grpo, "checkpoint_every": min(weights.checkpoint_every, steps)})
 
 
+def _weights_by(weights: WeightsConfig, method: Method) -> WeightsConfig:
+    """The same settings for another method than the configured one, which may have no warm start."""
+    return weights if method == weights.method else weights.model_copy(update={"method": method, "warm_start": None})
+
+
 def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any]:
     """The part of an order that says how this attempt at a run trains, and which training it goes on from: that of a lower
     rung of the same run, where evidence was bought, else that of the run that this one was forked from."""
     rung = order.get("after")
     fork = session.folder.path / rung if rung else training_folder(session.parent, _inside(session, job))
+    gone_back = None if session.lineage is None else session.lineage.capabilities.get(job.capability)
+    if gone_back is not None and not rung and (gone_back.changed or session.before(job.capability) is not None):
+        fork = None  # other rows, or another task: what was trained for the old ones is not gone on from
     return {"strict": session.strict, "fork": None if fork is None else str(fork)}
 
 
@@ -136,6 +145,8 @@ def train_adapter(
         order |= {
             key: list(value) for key, value in (("abstained", rows.abstained), ("variants", rows.variants)) if value
         }
+    if session.method(capability.name) != session.loaded.config.weights.method:
+        order["method"] = session.method(capability.name)
     if lessons is not None:
         stages = lessons.staged(stages)
         order |= {"teacher": lessons.document, "lessons": [list(pair) for pair in lessons.answers]}

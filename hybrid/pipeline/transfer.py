@@ -27,7 +27,7 @@ from hybrid.backends.build import build_backend
 from hybrid.backends.transformers_files import Translating
 from hybrid.capability.types import Capability, Split
 from hybrid.config.loader import resolved_json
-from hybrid.config.schema import ModelConfig, ScriptedBackendConfig
+from hybrid.config.schema import ModelConfig, OpenAIBackendConfig, ScriptedBackendConfig
 from hybrid.errors import BackendError, EndpointError, RunFolderError, UsageError
 from hybrid.evidence.compose import compose
 from hybrid.evidence.rollouts import judge_of, rollout_key, sample_seed
@@ -123,6 +123,8 @@ def transfer_to(
     model, backend = choose_model(source, path, settings), source.loaded.config.backend
     if isinstance(backend, ScriptedBackendConfig):  # the models of a scripted run are scripts
         backend = backend.model_copy(update={"script": model.path})
+    if isinstance(backend, OpenAIBackendConfig):  # another name at the same endpoint
+        backend = backend.model_copy(update={"served_model": None})
     try:
         built = build_backend(model, backend, Path, cache_folder(source.path))
     except BackendError as error:
@@ -294,7 +296,7 @@ def control_text(
             low, high = (middle, high) if count("".join(words[:middle])) <= count(own) else (low, middle - 1)
         if low and [w.strip() for w in words[:low]] != own.split():
             return "".join(words[:low]), f"the document of {name}, cut or repeated to the same length"
-    shuffled = irrelevant_text(own, [], seed)
+    shuffled = irrelevant_text(own, [], seed, letters=False)
     return shuffled, "the document's own words in random order" if shuffled else ""
 
 

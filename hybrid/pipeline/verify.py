@@ -34,14 +34,24 @@ class Verified:
     test: dict[str, Measurement] = field(default_factory=dict)
     variant: dict[str, Measurement] = field(default_factory=dict)
     collateral: dict[str, Touch] = field(default_factory=dict)
+    previous: Measurement | None = None
+    """What shipped before this run, on `test`; None where this run does not go back to anything."""
 
 
-def verify(session: Session, capability: Capability, built: Mapping[ArmName, Built]) -> Verified:
-    """Open `test` once, for the base and all arms together; variants on the side."""
+def verify(
+    session: Session, capability: Capability, built: Mapping[ArmName, Built], previous: Built | None = None
+) -> Verified:
+    """Open `test` once, for the base and all arms together; variants on the side.
+
+    `previous` is what shipped before, where this run changes that; it is measured on `test` alone.
+    """
     candidates = {"base": session.candidate(capability)}
     candidates |= {name: session.candidate(capability, b.skill, b.adapter) for name, b in sorted(built.items())}
-    session.meter.open_sealed(capability, "test", list(candidates.values()))
+    before = None if previous is None else session.candidate(capability, previous.skill, previous.adapter)
+    session.meter.open_sealed(capability, "test", [*candidates.values(), *([before] if before else [])])
     out = Verified()
+    if before is not None:
+        out.previous = session.meter.measure(before, capability, "test", capability.splits["test"], stage="verify")
     variant = held(session, capability)
     for name, candidate in candidates.items():
         test = capability.splits["test"]

@@ -6,14 +6,16 @@ Does not: route, or read any split but `search` and `variant`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hybrid.backends.base import Adapter, Sampling
+from hybrid.backends.ranks import Ranks
 from hybrid.capability.types import Capability, Example, Split
-from hybrid.config.schema import ProbeConfig
+from hybrid.config.schema import ProbeConfig, RouterConfig
 from hybrid.evidence.measure import Meter
+from hybrid.evidence.stated import Reader
 from hybrid.evidence.types import Candidate, Interval, Measurement
 
 
@@ -46,8 +48,22 @@ def from_interval(interval: Interval, note: str = "", **details: float | str) ->
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What the owner declares about a capability's use: cost terms, not measurements. None: not declared."""
+
+    volatility: float | None = None
+    """Changes a month of what is right."""
+    calls_per_day: float | None = None
+    portable: bool | None = None
+
+
+@dataclass(frozen=True)
 class ProbeContext:
-    """A capability under probing: the meter, the examples (of `search` and `variant`), greedy decoding, settings."""
+    """A capability under probing: the meter, the examples (of `search` and `variant`), greedy decoding, settings.
+
+    `policy` holds the thresholds of the decision that the probes feed, `ranker` ranks given tokens where the backend can,
+    `reader` reads stated confidences where answers have them.
+    """
 
     meter: Meter
     capability: Capability
@@ -55,6 +71,10 @@ class ProbeContext:
     model_fingerprint: str
     greedy: Sampling
     seed: int
+    policy: RouterConfig = field(default_factory=RouterConfig)
+    ranker: Ranks | None = None
+    reader: Reader | None = None
+    terms: Terms = Terms()
 
     @property
     def examples(self) -> tuple[Example, ...]:

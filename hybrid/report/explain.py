@@ -8,30 +8,18 @@ estimate, and says so. Control characters of model output are spelled out, so no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import textwrap
 
 from hybrid.config.suggest import did_you_mean
 from hybrid.errors import UsageError
+from hybrid.report import argument
+from hybrid.report.kind_text import kind_evidence, kind_line
 from hybrid.report.order_text import explained
-from hybrid.report.schema import ARMS, CapabilityReport, Estimate, GateVerdict, Report
-from hybrid.report.text import (
-    ABSENT,
-    ARM_NAMES,
-    cost_line,
-    delta_line,
-    extras,
-    free,
-    interval,
-    line,
-    num,
-    placed_arm,
-    pvalue,
-    sealed,
-    signed,
-    verdict_line,
-)
+from hybrid.report.probe_words import probe_lines
+from hybrid.report.schema import CapabilityReport, GateVerdict, Report
+from hybrid.report.text import ARM_NAMES, interval, line, num, sealed, signed
 
-_MOST_ROWS = 20
+_WIDTH = 112
 
 
 def find(report: Report, name: str) -> CapabilityReport:
@@ -45,69 +33,39 @@ def find(report: Report, name: str) -> CapabilityReport:
 
 
 def to_text(report: Report, capability: CapabilityReport) -> str:
-    """The explanation of one capability, ending in one newline."""
+    """The explanation of one capability, ending in one newline: an argument in numbered questions, each with its evidence."""
     c = capability
-    out = [f"{line(c.name)}: {c.placement} (confidence {num(c.confidence)})", f"  {line(c.reason, 2000)}"]
-    out.append(f"  {line(verdict_line(c))}")
-    out.append(f"  kind: measured {c.kind.measured or 'undecided'}, declared {c.kind.declared or 'nothing'}")
-    for title, lines in (
-        ("Why, in order", [f"{i}. {line(step, 1000)}" for i, step in enumerate(c.decision_trail, 1)]),
-        ("What was measured before routing", list(_probes(c))),
-        ("What each arm gives (sealed test; variants)", list(_arms(c))),
-        ("What the ship gate said", [_gate(g) for g in c.gate]),
-        ("What was tried and not kept", list(_rejected(c))),
-        ("How it shared its adapter", [line(text, 1000) for text in explained(report.schedule, c.name)]),
-        ("What the other place would have given", _other(c)),
-        ("What would change the verdict", what_would_change(c, report)),
-    ):
-        if lines:
-            out += ["", title, *(f"  {text}" for text in lines)]
-    out += ["", f"Cost: {cost_line(c.ledger)}"]
+    out = [f"{line(c.name)}: {c.placement} (confidence {num(c.confidence)})", f"kind: {kind_line(c.kind)}"]
+    trail = [f"({i}) {line(step, 1000)}" for i, step in enumerate(c.decision_trail, 1)]
+    asked = (
+        ("What is claimed", argument.claim(c)),
+        ("What does the base do by itself?", argument.base(c, report)),
+        ("What does a text give, against its control?", argument.text(c, report)),
+        ("What do its samples say about gradients?", argument.samples(c, report)),
+        ("What else was measured?", list(probe_lines(c, "other"))),
+        ("What kind of thing is it?", kind_evidence(c.kind)),
+        ("Which rules sent it there, in order?", trail),
+        ("What was built, and what was refused?", list(argument.built(c))),
+        ("Which test decided?", list(argument.decided(c, report))),
+        ("What is it worth, on examples sealed until the end?", argument.worth(c)),
+        ("How did it share its adapter?", [line(text, 1000) for text in explained(report.schedule, c.name)]),
+        ("What about the other places?", list(argument.alternatives(c))),
+        ("What does it cost?", argument.costs(c)),
+        ("What does it do to the rest?", list(argument.side_effects(c))),
+        ("Where was it before?", argument.past(c, report)),
+        ("What would change the verdict?", what_would_change(c, report)),
+        ("What speaks for doubt?", list(argument.doubts(c, report))),
+    )
+    for number, (question, answers) in enumerate(((q, a) for q, a in asked if a), 1):
+        out += ["", f"{number}. {question}", *(_wrapped(answer) for answer in answers)]
     return "\n".join(out) + "\n"
 
 
-def _probes(c: CapabilityReport) -> Iterator[str]:
-    width = max((len(line(name, 40)) for name in c.profile), default=0)
-    for name, probe in sorted(c.profile.items()):
-        more = "; ".join(
-            [line(probe.note)] * bool(probe.note) + [line(f"{k} {free(v)}", 120) for k, v in extras(probe)]
-        )
-        yield f"{line(name, 40):<{width}}  {num(probe.value)} {interval(probe)} n={probe.n}  {more}".rstrip()
-
-
-def _shown(estimate: Estimate | None) -> str:
-    return f"{num(estimate.mean)} {interval(estimate)} n={estimate.n}" if estimate else ABSENT
-
-
-def _arms(c: CapabilityReport) -> Iterator[str]:
-    for arm in ARMS:
-        found = c.arms.of(arm)
-        sign = ">" if arm == placed_arm(c) else " "
-        scores = f"{_shown(found.test)}; {_shown(found.variant)}" if found else "not measured"
-        yield f"{sign} {ARM_NAMES[arm]:<15}  {scores}"
-
-
-def _gate(g: GateVerdict) -> str:
-    adjusted = f" (adjusted {pvalue(g.p_adjusted)})" if g.p_adjusted is not None else ""
-    counts = f"n={g.n}, {g.improved} improved, {g.regressed} regressed"
-    said = f"{g.decision}, {signed(g.delta)} {interval(g, sign=True)}, p {pvalue(g.p)}{adjusted}, {counts}"
-    return f"{ARM_NAMES[g.arm]}: {said}. {line(g.reason, 1000)}"
-
-
-def _rejected(c: CapabilityReport) -> Iterator[str]:
-    for r in c.rejected[:_MOST_ROWS]:
-        numbers = f"{signed(r.delta)} {interval(r, sign=True)} n={r.n}" if r.delta is not None else "not measured"
-        yield f"{line(r.substrate)}: {line(r.what)}: {numbers}. {line(r.why, 1000)}"
-    if len(c.rejected) > _MOST_ROWS:
-        yield f"and {len(c.rejected) - _MOST_ROWS} more, in placement.json"
-
-
-def _other(c: CapabilityReport) -> list[str]:
-    if c.counterfactual is None:
-        return []
-    regret = c.counterfactual.regret
-    numbers = f" Regret {delta_line(regret)}, n={regret.n}." if regret else ""
-    return [f"{c.counterfactual.placement or 'none'}: {line(c.counterfactual.note, 1000)}{numbers}"]
+def _wrapped(text: str) -> str:
+    """One answer as an indented item of at most `_WIDTH` columns; long words stay whole, so that they can be searched for."""
+    return textwrap.fill(
+        text, _WIDTH, initial_indent="   - ", subsequent_indent="     ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def what_would_change(capability: CapabilityReport, report: Report) -> list[str]:

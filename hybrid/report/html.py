@@ -17,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
-from hybrid.report import generality_text, memory_text, order_text, svg
+from hybrid.report import generality_text, lifecycle_text, memory_text, order_text, svg
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
+from hybrid.report.kind_text import kind_evidence
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Report, Substrate
 from hybrid.report.text import (
     ABSENT,
@@ -228,10 +229,12 @@ def _environment() -> Environment:
             "memory_figure": memory_text.memory_figure,
             "memory_line": memory_text.memory_line,
             "interval": interval,
+            "kind_evidence": kind_evidence,
             "trainings": order_text.trainings,
             "order_sentences": order_text.sentences,
             "order_tables": order_text.tables,
             "told": generality_text,
+            "life": lifecycle_text,
         }
     )
     return env

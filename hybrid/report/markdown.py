@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from hybrid.report import order_text
+from hybrid.report import lifecycle_text, order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
+from hybrid.report.kind_text import kind_evidence, kind_line
 from hybrid.report.memory_text import memory_line
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Flip, Report, SkillEdit, TrainingMemory
 from hybrid.report.text import (
@@ -94,8 +95,8 @@ def _verdicts(report: Report) -> list[str]:
 def _trail(c: CapabilityReport) -> Iterator[str]:
     yield f"**{c.placement}**: {esc(c.reason, 2000)}"
     yield ""
-    kind = f"measured {c.kind.measured or 'undecided'}, declared {c.kind.declared or 'nothing'}"
-    yield f"- confidence {num(c.confidence)}; kind {kind} (confidence {num(c.kind.confidence)})"
+    yield f"- confidence {num(c.confidence)}; kind {kind_line(c.kind)}"
+    yield from (f"  - {esc(text, 1000)}" for text in kind_evidence(c.kind))
     yield f"- {esc(verdict_line(c))}"
     yield ""
     if c.decision_trail:
@@ -271,10 +272,35 @@ def _flip(f: Flip) -> tuple[str, ...]:
     return tuple(esc(part, 300) for part in (f.id, f.prompt, f.reference, f.before, f.after))
 
 
+def _history(c: CapabilityReport) -> Iterator[str]:
+    found = lifecycle_text.history_table(c.history)
+    if found:
+        yield "### History"
+        yield ""
+        yield from table(found[0], [tuple(esc(cell, 1000) for cell in row) for row in found[1]])
+
+
+def _moves(report: Report) -> Iterator[str]:
+    if report.moves is None:
+        return
+    yield "## What the new base moved"
+    yield ""
+    yield esc(lifecycle_text.moves_head(report.moves), 1000)
+    yield ""
+    head, rows = lifecycle_text.moves_table(report.moves)
+    yield from table(head, [tuple(esc(cell) for cell in row) for row in rows])
+    for move, now in zip(report.moves.capabilities, report.capabilities, strict=True):
+        yield from (f"- {esc(text, 2000)}" for text in lifecycle_text.move_sentences(move))
+        yield ""
+        found = lifecycle_text.profile_table(move, now)
+        if found and move.was != move.now:
+            yield from table(found[0], [tuple(esc(cell) for cell in row) for row in found[1]])
+
+
 def _capability(c: CapabilityReport) -> Iterator[str]:
     yield f"## {esc(c.name)}"
     yield ""
-    for part in (_trail, _probes, _arms, _gates, _skill, _training, _generality, _side_effects, _flips):
+    for part in (_trail, _history, _probes, _arms, _gates, _skill, _training, _generality, _side_effects, _flips):
         yield from part(c)
     yield f"Cost: {cost_line(c.ledger)}."
     yield ""
@@ -348,6 +374,7 @@ def to_markdown(report: Report) -> str:
         f"Scores are means on the sealed test; brackets are intervals; p is one-sided, paired. {ABSENT}: not measured.",
         "",
     ]
+    lines += _moves(report)
     for capability in report.capabilities:
         lines += _capability(capability)
     lines += [*_run(report), *_provenance(report)]

@@ -156,6 +156,13 @@ class Kind(Part):
     measured: MeasuredKind | None
     declared: KindName | None
     confidence: Share | None
+    """Probability of the measured kind, under a model fitted on capabilities of constructed kind."""
+    scores: dict[Text, Share] = {}
+    """Probability of each kind by itself; two can hold."""
+    evidence: tuple[Text, ...] = ()
+    """What speaks for and against, strongest first."""
+    disagreement: Text | None = None
+    """Where the measured kind surely is not the declared one: both, with the evidence."""
 
 
 class ProbeResult(_Ranged):

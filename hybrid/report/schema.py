@@ -53,6 +53,7 @@ from hybrid.report.parts import (
     TrainingPoint,
 )
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
+from hybrid.report.parts_lifecycle import HistoryEntry, Moves
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -76,11 +77,14 @@ __all__ = [
     "Flips",
     "Formats",
     "Free",
+    "GateFacts",
     "GateVerdict",
     "Generality",
+    "HistoryEntry",
     "Kind",
     "LedgerTotals",
     "ModelFacts",
+    "Moves",
     "Number",
     "OrderPoint",
     "ParentRun",
@@ -137,6 +141,8 @@ class CapabilityReport(Part):
     generality: Generality | None = None
     """Null where no arm was judged with variants and nothing was watched."""
     flips: Flips = Flips()
+    history: tuple[HistoryEntry, ...] = ()
+    """Reviews and replaced bases that this capability went through, oldest first."""
     ledger: LedgerTotals
     artifacts: Artifacts
 
@@ -148,6 +154,15 @@ class RouterFacts(Part):
     thresholds: dict[Text, Free] = Field(default={})
     regret: Estimate | None
     baselines: dict[Text, Estimate] | None
+
+
+class GateFacts(Part):
+    """What the ship gate asked for. `family`: arms of all capabilities that were tested, over which p values are corrected."""
+
+    alpha: Share
+    minimum_effect: Share
+    multiplicity: Text
+    family: Count
 
 
 class ParentRun(Part):
@@ -179,7 +194,10 @@ class Report(Part):
     ledger: LedgerTotals
     capabilities: tuple[CapabilityReport, ...]
     router: RouterFacts
+    gate: GateFacts | None = None
     schedule: Schedule | None
+    moves: Moves | None = None
+    """What a new base moved; null for a run that did not replace one."""
     warnings: tuple[Text, ...]
     provenance: Provenance
 

@@ -80,9 +80,12 @@ def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int 
 def card(report: Report) -> str:
     """The model card, drawn from the report alone: equal reports give equal text. Names and texts are escaped."""
     m = report.model
+    size = (
+        f"{m.parameters:,} parameters, {esc(m.dtype)}" if m.device != "remote" else "size unknown, behind an endpoint"
+    )
     lines = [f"# {esc(report.run_id)}: skills and adapters", ""]
     lines += [
-        f"Made for the base model {esc(m.path)} ({m.parameters:,} parameters, {esc(m.dtype)}), fingerprint "
+        f"Made for the base model {esc(m.path)} ({size}), fingerprint "
         f"{esc(m.fingerprint)}. On another model nothing below is known to hold; an adapter does not fit another one.",
         "",
         "## What was measured",

@@ -24,8 +24,8 @@ from hybrid.store.differences import differences, list_differences
 from hybrid.store.records import RecordLog
 
 SCHEMA_VERSION = 1
-FOLDERS = ("rollouts", "skills", "adapters", "checkpoints", "report")
-FILES = ("events.jsonl", "config.resolved.json", "run.json")
+FOLDERS = ("rollouts", "skills", "adapters", "checkpoints", "report", "previous", "seeds")
+FILES = ("events.jsonl", "config.resolved.json", "lineage.json", "run.json")
 """What a run writes at the top of its folder. The identity goes last when all is cleared: as long as anything is left,
 the folder belongs to the run that wrote it."""
 

@@ -1,4 +1,4 @@
-"""Is the policy that answers the policy that is trained? A cheap probe at start and after the adapter has moved.
+"""Is the policy that answers the policy that is trained? A cheap probe at start and at every checkpoint.
 
 Rollouts from the bare base, or from a stale adapter, keep every loss finite and every exit code 0. So: a few tokens
 are generated greedily by the model that rollouts come from; their log-probabilities must equal those of the training

@@ -96,7 +96,9 @@ class Rewards:
         if name == UNJUDGED:
             return [score.facets.get(UNJUDGED, 0.0) for score in scores]
         if name == "accuracy":
-            return [score.value for score in scores]
+            # Beside a scoring rule partial credit would make a surely wrong answer with confidence 0 pay more than an honest try.
+            graded = self._settings.brier_weight == 0
+            return [score.value if graded else float(score.passed) for score in scores]
         if name == "format":
             return [self._format(score, text) for score, text in zip(scores, completions, strict=True)]
         if name == "brier":

@@ -257,7 +257,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: Any, session: Session, request: StopRequest) -> None:
         self._trainer, self._session, self._request = trainer, session, request
-        self._probed_moved = False
         self._monitor, self._fed = monitor_of(session.job), 0
 
     def on_train_begin(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
@@ -317,9 +316,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return bool(flags.any())
 
     def on_save(self, _args: TrainingArguments, _state: TrainerState, _c: TrainerControl, **_: Any) -> None:
-        """Prove once more, when the adapter has moved: at the start of a fresh job it equals the base."""
-        if not self._probed_moved:
-            self._probe()
+        """Prove again at every checkpoint: what samples is made anew from base and adapter at each step, and may go stale."""
+        self._probe()
 
     def _watch(self, lines: list[dict[str, Any]]) -> list[Alarm]:
         """Feed the monitor the lines that it has not seen: one, or after a resume all that the checkpoint holds."""
@@ -329,8 +327,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return [alarm for line in fresh for alarm in self._monitor.feed(metrics_of(line))]
 
     def _probe(self) -> None:
-        found = probe_policy(self._trainer, self._trainer.probe_prompts(), self._trainer.score)
-        self._probed_moved = found.adapter_moved
+        probe_policy(self._trainer, self._trainer.probe_prompts(), self._trainer.score)
 
 
 def ready_to_sample(session: Session) -> list[PromptRow]:

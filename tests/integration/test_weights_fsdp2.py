@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from weights_tiny import load, make_job, save_tiny, train, without_seconds
 
+from hybrid.backends.doctor import _processes
 from hybrid.config.loader import load_config
 from hybrid.errors import UsageError
 from hybrid.weights import shard
@@ -166,6 +167,8 @@ def test_the_launchers_wish_is_taken_out_of_its_hands():
     shard.take_over(environment)
     assert "ACCELERATE_USE_FSDP" not in environment and environment[shard.ASKED] == "keep"
     assert shard.asked(environment, 2) and not shard.asked(environment, 1)
+    launched = {"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}
+    assert "the base of a training is split" in _processes(launched).detail
     untouched = {"ACCELERATE_USE_FSDP": "false", "OTHER": "1"}
     shard.take_over(untouched)
     assert not shard.asked(untouched, 2) and len(untouched) == 2

@@ -121,7 +121,7 @@ def test_a_trainer_that_ignores_the_adapter_is_seen(policy):
         probe_policy(policy, PROMPTS, ignoring)
 
 
-def test_training_runs_it_at_the_start_and_once_the_adapter_has_moved(folder, tmp_path, monkeypatch):
+def test_training_runs_it_at_the_start_and_at_every_checkpoint(folder, tmp_path, monkeypatch):
     from hybrid.weights import trl_common
 
     found = []
@@ -132,7 +132,7 @@ def test_training_runs_it_at_the_start_and_once_the_adapter_has_moved(folder, tm
 
     monkeypatch.setattr(trl_common, "probe_policy", spy)
     train(make_job(folder, tmp_path))
-    assert [f.adapter_moved for f in found] == [False, True]
+    assert [f.adapter_moved for f in found] == [False, True, True, True]  # six steps, a checkpoint every second one
 
 
 def test_training_stops_when_rollouts_come_from_the_base(folder, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from scripted_world import TRUTH, World, make_world
 
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.doctor import examine
-from hybrid.backends.endpoint_backend import EndpointBackend, Pace
+from hybrid.backends.endpoint_backend import EndpointBackend, Pace, at_once
 from hybrid.backends.scripted import ScriptedBackend
 from hybrid.config.loader import inspect_config, load_config
 from hybrid.config.schema import ModelConfig, OpenAIBackendConfig
@@ -21,8 +23,10 @@ from hybrid.errors import AdapterError, BudgetExhausted, ConfigError, EndpointEr
 from hybrid.pipeline.plan import plan
 from hybrid.pipeline.run import run
 from hybrid.pipeline.text_only import text_arms, text_route
+from hybrid.pipeline.transfer import transfer_to
 from hybrid.report.schema import load_report
 from hybrid.router.route import Route
+from hybrid.serve.export import card
 from hybrid.store.records import RecordLog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -108,6 +112,31 @@ def test_an_endpoint_that_fails_ends_the_call_and_the_rest_is_not_asked() -> Non
         with pytest.raises(EndpointError, match="HTTP 401"):
             built(server.url, concurrency=1).generate(questions(50), GREEDY, None)
         assert len(server.requests) <= 2
+
+
+def test_an_error_is_not_held_up_by_calls_under_way() -> None:
+    began = time.monotonic()
+    with LoopbackEndpoint(lambda payload: "fine", ["slow:30", "401"]) as server:
+        with pytest.raises(EndpointError, match="HTTP 401"):
+            built(server.url, concurrency=2).generate(questions(3), GREEDY, None)
+        assert time.monotonic() - began < 20
+
+
+def test_as_many_at_once_as_configured_and_no_more() -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def call(number: int) -> int:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.01)
+        with lock:
+            under_way -= 1
+        return -number
+
+    assert at_once(call, range(20), 3) == [-n for n in range(20)]
+    assert most == 3
 
 
 def test_an_adapter_is_refused(tmp_path: Path) -> None:
@@ -207,6 +236,20 @@ def test_the_same_run_again_asks_nothing(finished: tuple[World, Sequence[dict[st
     assert path.read_bytes() == before
     keys = [row["key"] for file in (path.parents[1] / "rollouts").glob("*.jsonl") for row in RecordLog(file).read()]
     assert max(Counter(keys).values()) == 1 and len(keys) == len(asked)
+
+
+def test_its_documents_are_taken_to_another_name_at_the_endpoint(
+    finished: tuple[World, Sequence[dict[str, Any]], Path],
+) -> None:
+    world, _, path = finished
+    port = int(world.load().config.backend.url.rpartition(":")[2].removesuffix("/v1"))
+    with LoopbackEndpoint(Served(make_world(world.folder.parent / "again")), port=port) as server:
+        options: dict[str, Any] = {"everything": False, "overrides": (), "on_event": silent}
+        report, _ = transfer_to(path.parents[1], "other", {}, **options)
+        assert {payload["model"] for payload in server.requests} == {"other"}
+    codes = next(entry for entry in report.capabilities if entry.name == "codes")
+    assert codes.verdict is not None and report.model.path.endswith(" other")
+    assert "0 parameters" not in card(load_report(path))
 
 
 def test_routes_and_arms_without_weights() -> None:

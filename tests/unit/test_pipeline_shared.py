@@ -389,7 +389,7 @@ def test_the_report_tells_the_order_in_every_form(make: Callable[[Knows], World]
         assert "predicted" in drawn
         assert "Kept: the ordered training" in drawn
     said = explain(world.folder / "run", "marks")
-    assert "How it shared its adapter" in said
+    assert "How did it share its adapter?" in said
     assert "Ordered minus mixed" in said
 
 

@@ -98,6 +98,8 @@ def test_the_probe_is_counted_by_hand(tmp_path):
     assert row(rows, "texts and control").upper == 40 * 3
     assert row(rows, "draft: training rows").upper == 20
     assert row(rows, "variants").upper == 30
+    assert row(rows, "known-ness in contexts").upper == 2 * 32
+    assert row(rows, "paraphrases").upper == 0  # all of search is probed already
 
 
 def test_training_is_counted_by_hand(tmp_path):

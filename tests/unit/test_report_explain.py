@@ -22,7 +22,7 @@ from test_report_render import Tree
 from hybrid.errors import RunFolderError, UsageError
 from hybrid.report import svg
 from hybrid.report.diff import edit_diff, line_diff, whole_diff
-from hybrid.report.explain import what_would_change
+from hybrid.report.explain import to_text, what_would_change
 from hybrid.report.render import explain
 from hybrid.report.schema import CapabilityReport, Report, SkillEdit
 from hybrid.report.text import limits, seconds
@@ -34,26 +34,103 @@ def run(tmp_path):
     return tmp_path
 
 
+def flat(text):
+    """The explanation without its line breaks."""
+    return " ".join(text.split())
+
+
 def test_explain_tells_where_why_and_what_else(run):
-    text = explain(run, "unit-conversion")
+    text = flat(explain(run, "unit-conversion"))
     for said in (
         "unit-conversion: skill (confidence 0.940)",
         "measured factual, declared procedural",
-        "2. context gain 0.31 [0.20, 0.42], n=64 is at least 0.10",
-        "> skill            0.700 [0.636, 0.764] n=200; 0.660",
-        "skill + weights  not measured",
-        "weights: undecided, +0.044 [-0.047, +0.135], p 0.210, n=160",
+        "(2) context gain 0.31 [0.20, 0.42], n=64 is at least 0.10",
+        "skill (served): 0.700 [0.636, 0.764], n=200; variants 0.660",
+        "skill + weights: not built, so nothing is known of it here",
+        "weights: undecided, +0.044 [-0.047, +0.135], 31 improved, 24 regressed, n=160, p 0.210",
         "LoRA by GRPO, checkpoint 150: +0.044",
+        "context_gain 0.310 [0.200, 0.420], n=64: gain of the best text over the better of no text and an irrelevant text",
+        "1.609344 km; 1 inch = 2.54 cm",
+        "6 of 200 test examples got worse",
+        "an answer reads 96.0 prompt tokens, +77.6 against the base",
         "Regret -0.180",
         "keep: the base scores 0.405",
-        "variant_gap    —  n=0  not measurable at this size",
+        "variant_gap is not measurable, n=0: how much worse it is on variants (not measurable at this size: no variants",
+        "not measurable, so nothing speaks from there: variant_gap",
+        "it was declared procedural and measures as factual",
     ):
-        assert said in text
-    assert text.endswith("wall\n") and "  \n" not in text
+        assert said in text, said
+
+
+def test_an_explanation_is_numbered_questions_in_short_lines(run):
+    text = explain(run, "unit-conversion")
+    heads = [row for row in text.splitlines() if re.match(r"\d+\. ", row)]
+    assert [head.partition(".")[0] for head in heads] == [str(n) for n in range(1, len(heads) + 1)]
+    assert heads[0] == "1. What is claimed"
+    assert heads[-1].endswith("What speaks for doubt?")
+    assert text.endswith("\n") and "  \n" not in text
+    assert max(map(len, text.splitlines())) <= 112
+
+
+def test_each_question_begins_with_what_its_numbers_say(run):
+    text = flat(explain(run, "unit-conversion"))
+    for said in (
+        "Alone it falls short: base 0.410 [0.300, 0.520] is below 0.900, with its whole interval.",
+        "A text helps: context_gain 0.310 [0.200, 0.420] is at least 0.100, with its whole interval.",
+        "Gradients would have a signal: signal_rate 0.220 [0.110, 0.330] is at least 0.200, though its interval holds",
+    ):
+        assert said in text, said
+    data = example_data()
+    data["capabilities"][0]["profile"]["context_gain"].update(value=0.12, low=-0.01, high=0.25)
+    report = Report.model_validate(data)
+    said = flat(to_text(report, report.capabilities[0]))
+    assert "No text is shown to help: context_gain 0.120" in said
+    assert "reaches down to zero" in said
+    bare = report.model_copy(update={"router": report.router.model_copy(update={"thresholds": {}})})
+    assert "No text is shown" not in to_text(bare, bare.capabilities[0])
+
+
+def test_any_probe_is_shown_with_all_that_it_reports(run):
+    data = example_data()
+    data["capabilities"][0]["profile"] = {
+        "odd_thing": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 40, "note": "made up", "seen": 3},
+        "text_signal_rate": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 64, "note": ""},
+        "calls_per_day": {"value": 1000.0, "n": 0, "note": "declared"},
+        "\x1b[2J": {"value": None, "n": 0, "note": "\u202eleft out"},
+    }
+    report = Report.model_validate(data)
+    text = to_text(report, report.capabilities[0])
+    assert "odd_thing 0.250 [0.100, 0.400], n=40 (made up; seen 3)" in flat(text)
+    assert "text_signal_rate 0.500 [0.400, 0.600], n=64: share of groups of samples" in flat(text)
+    assert "under the best text" in flat(text)
+    assert "calls_per_day 1000.000: calls a day (declared)" in flat(text)
+    assert "\x1b" not in text and "\u202e" not in text
+    assert "⟨U+001B⟩[2J is not measurable, n=0 (⟨U+202E⟩left out)" in flat(text)
+
+
+def test_what_the_gate_asked_for_stands_beside_its_decision(run):
+    gate = {"alpha": 0.05, "minimum_effect": 0.1, "multiplicity": "holm", "family": 5}
+    report = Report.model_validate({**example_data(), "gate": gate})
+    text = flat(to_text(report, report.capabilities[0]))
+    assert "alpha 0.05 one-sided, least gain 0.1, correction: Holm over the 5 arms of this run that asked" in text
+
+
+def test_doubts_name_what_speaks_against(run):
+    data = example_data()
+    capability = data["capabilities"][0]
+    capability["arms"]["skill"]["variant"] = {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 100, "level": 0.95}
+    capability["confidence"] = 0.6
+    data["warnings"] = ["unit-conversion: the adapter was tired", "tone: another one", "unit-conversion-b: no"]
+    report = Report.model_validate(data)
+    doubts = flat(to_text(report, report.capabilities[0]).partition("What speaks for doubt?")[2])
+    assert "on variants it gives 0.200 [0.100, 0.300], n=100, and not 0.700" in doubts
+    assert "its routing is not sure (confidence 0.600)" in doubts
+    assert "warning of the run: unit-conversion: the adapter was tired" in doubts
+    assert "another one" not in doubts and "unit-conversion-b" not in doubts
 
 
 def test_explain_an_undecided_capability_without_numbers(run):
-    text = explain(run, "tone")
+    text = flat(explain(run, "tone"))
     assert "tone: undecided (confidence —)" in text
     assert "skill and weights not built" in text and "router.force: {tone: skill}" in text
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybrid.config.schema import RouterConfig
 from hybrid.probe.base import ProbeResult, Profile, absent
-from hybrid.router.kinds import measured_kind, side_probability
+from hybrid.router.kinds import side_probability
 from hybrid.router.route import LEAST_EXAMPLES, Route, route
 
 POLICY = RouterConfig()
@@ -157,23 +157,3 @@ def test_raising_the_bar_for_keeping_never_makes_it_keep(values: dict[str, float
     strict, lax = RouterConfig(keep_above=0.95), RouterConfig(keep_above=0.5)
     if route(profile(**values), strict).placement == "keep":
         assert route(profile(**values), lax).placement == "keep"
-
-
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        ({"unknown": 0.9, "context_gain": 0.8, "format": 0.9}, "factual"),
-        ({"unknown": 0.9, "context_gain": 0.0, "format": 0.9}, "unclear"),
-        ({"unknown": 0.1, "context_gain": 0.0, "format": 0.9}, "procedural"),
-        ({"unknown": 0.1, "context_gain": 0.5, "format": 0.9}, "procedural"),
-        ({"unknown": 0.9, "context_gain": 0.8, "format": 0.1}, "stylistic"),
-        ({"unknown": 0.9, "context_gain": 0.0, "format": 0.1}, "unclear"),
-        ({"unknown": None}, "unclear"),
-        ({"unknown": 0.9, "context_gain": None, "format": None}, "unclear"),
-    ],
-)
-def test_kinds_by_their_signature(values: dict[str, float | None], kind: str) -> None:
-    found, confidence = measured_kind(profile(**values))
-    assert found == kind
-    assert 0.0 <= confidence <= 1.0
-    assert (confidence == 0.0) == (kind == "unclear")

@@ -15,7 +15,7 @@ import pytest
 from hybrid.capability.sources import LoadedCapability, check_gold, load_capability
 from hybrid.capability.suites import SUITES
 from hybrid.capability.suites.facts import Options as FactOptions
-from hybrid.capability.suites.reasoning_gym import FORMS
+from hybrid.capability.suites.reasoning_gym import FORMS, never_right
 from hybrid.capability.suites.routes import Closable, Map, shortest
 from hybrid.capability.suites.style import HOUSES
 from hybrid.capability.types import SPLITS, Example
@@ -178,6 +178,12 @@ def test_settings_of_a_generator_are_checked(options: dict[str, Any], said: str)
     assert any(said in str(p) for p in problems)
 
 
+def test_what_a_generator_prints_stays_off_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """`bf` prints a dot for every program that it tries, which would spoil `--json`."""
+    assert check_gold(sample("reasoning_gym", {"generator": "bf"})) == []
+    assert capsys.readouterr().out == ""
+
+
 ATTACKS = (
     "[open(MARK, 'w')]",
     "__import__('pathlib').Path(MARK).touch()",
@@ -198,6 +204,19 @@ def test_no_answer_is_run_as_a_program(generator: str, tmp_path: Path) -> None:
         score = capability.grader.grade(attack.replace("MARK", repr(str(mark))), capability.splits["test"][0])
         assert (score.value, score.passed) == (0, False)
     assert not mark.exists()
+
+
+def test_no_distance_is_measured_to_what_is_no_number() -> None:
+    """The package's own scorer gives `nan` 1.0."""
+    capability = sample("reasoning_gym", {"generator": "complex_arithmetic"})
+    row = capability.splits["test"][0]
+    for answer in ("nan", "NaN + 1i", "inf", "-Infinity"):
+        assert capability.grader.grade(answer, row).value == 0
+    assert capability.grader.grade(f" {row.reference}\n", row).passed
+    assert never_right("0.927") == ("", "I do not know", "nan", "inf", "0")
+    assert never_right("7") == ("", "I do not know", "nan", "inf", "8")
+    assert never_right("-12") == ("", "I do not know", "nan", "inf", "1", "-11")
+    assert never_right("A B") == ("", "I do not know", "nan", "inf")
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, "f'{9}'", "a.b()", "x" * 201, "2**3", "1234567890"])

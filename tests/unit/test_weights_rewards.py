@@ -106,6 +106,36 @@ def test_a_column_of_weight_zero_is_watched_and_one_that_nobody_asked_for_is_not
     ]  # fmt: skip
 
 
+class Sharing:
+    """Nine tenths for any wrong answer, as a grader of parts gives for a call with one wrong value."""
+
+    def grade(self, completion: str, example: Example) -> Score:
+        right = completion.split("~")[0] == example.reference
+        return Score(1.0 if right else 0.9, right, {"format": 1.0})
+
+    def fingerprint(self) -> str:
+        return "sharing"
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.5, 0.8])
+def test_beside_a_scoring_rule_no_share_makes_wrong_on_purpose_pay(chance):
+    rewards = Rewards(EXAMPLES, Sharing(), RewardConfig(brier_weight=1.0, confidence_pattern="percent"))
+
+    def paid(text: str) -> float:
+        return sum(c.weight * rewards.column(c.name, [0], [text])[0] for c in rewards.columns)
+
+    stated = f"~{100 * chance:.0f}%"
+    honest = chance * paid("ab" + stated) + (1 - chance) * paid("zz" + stated)
+    assert honest > paid("zz~0%")
+    assert Rewards(EXAMPLES, Sharing(), RewardConfig()).column("accuracy", [0], ["zz"]) == [0.9]
+
+
+def test_parts_and_a_scoring_rule_exclude_one_another():
+    with pytest.raises(ValidationError, match="wrong on purpose"):
+        RewardConfig(brier_weight=0.5, parts={"values": 0.1})
+    assert RewardConfig(brier_weight=0.5, parts={"values": 0.0}).parts == {"values": 0.0}
+
+
 def test_the_layout_of_a_wrong_answer_is_never_paid_for():
     settings = RewardConfig(format_weight=1.0, format_pattern=r"^ab!$|^cd!$")
     rewards = Rewards(EXAMPLES, CountingGrader(), settings)

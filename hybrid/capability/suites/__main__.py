@@ -1,7 +1,7 @@
-"""`python -m hybrid.capability.suites [NAME ... | all]` prints what the suites are; docs/suites.md holds what `all` prints.
+"""`python -m hybrid.capability.suites [NAME ... | all]` prints what the suites are.
 
-Without names: a table of all suites. With names: their options, and a test row and a variant of each.
-Does not: need a configuration.
+Without names: a table of all suites. With names: their options, and a test row and a variant of each. `--write docs/suites.md`
+puts what `all` prints between the two marks of that page. Does not: need a configuration.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +23,7 @@ from hybrid.config.schema import SuiteSizes
 from hybrid.config.shape import default_of, expected, strip
 from hybrid.config.suggest import did_you_mean
 
+BEGIN, END = "<!-- printed by python -m hybrid.capability.suites all -->", "<!-- end of what is printed -->"
 _LONGEST = 600
 _ALL = "most suites"
 _PROBLEMS = "problems that lose an element"
@@ -93,18 +95,34 @@ def described(name: str) -> Iterator[str]:
     yield "```"
 
 
-def main(names: list[str]) -> int:
-    """Print the table, or the named suites."""
-    if not names or names == ["all"]:
-        print("\n".join(table()))
-    if names == ["all"]:
-        print(f"\n### Options of {_ALL}\n\n" + "\n".join(options_of(Asking)))
-        print(f"\n### Options of {_PROBLEMS}\n\n" + "\n".join(options_of(Twinned, Asking)))
-    for name in sorted(SUITES) if names == ["all"] else names:
+def everything() -> Iterator[str]:
+    """What docs/suites.md says of all suites."""
+    yield from table()
+    yield f"\n### Options of {_ALL}\n"
+    yield from options_of(Asking)
+    yield f"\n### Options of {_PROBLEMS}\n"
+    yield from options_of(Twinned, Asking)
+    for name in sorted(SUITES):
+        yield ""
+        yield from described(name)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table, or the named suites, or write the page."""
+    if arguments[:1] == ["--write"] and len(arguments) == 2:
+        page = Path(arguments[1])
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        page.write_text(f"{before}{BEGIN}\n" + "\n".join(everything()) + f"\n{END}{after}", encoding="utf-8")
+        return 0
+    if arguments in ([], ["all"]):
+        print("\n".join(everything() if arguments else table()))
+        return 0
+    for name in arguments:
         if name not in SUITES:
             print(did_you_mean(name, SUITES, "the suites are"), file=sys.stderr)
             return 2
-        print("\n" + "\n".join(described(name)))
+        print("\n".join(described(name)))
     return 0
 
 

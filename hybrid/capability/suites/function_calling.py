@@ -46,6 +46,7 @@ class Options(Asking):
     """Which task, on which rows."""
 
     task: Task = "call"
+    """What is asked of every row; docs/function-calling.md says what each task is."""
     live: bool = False
     """Rows of BFCL's live categories too: longer, in several languages, and noisier."""
     unseen: bool = True
@@ -76,7 +77,7 @@ class FunctionCalling:
         measures="choosing functions and filling their arguments, whole or one granular task of it",
         source="BFCL v4 (bfcl_eval)",
         licence="Apache-2.0",
-        needs={data.PACKAGE: "pip install 'hybrid-placement[demo]'"},
+        needs={data.PACKAGE: "pip install --no-deps bfcl-eval"},
     )
     options = Options
 

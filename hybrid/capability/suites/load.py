@@ -79,6 +79,8 @@ def checked_options(suite: Suite, options: dict[str, Any], key: str, problems: P
         return model.model_validate_json(json.dumps(options), strict=True)
     except ValidationError as error:
         for found in error.errors(include_url=False, include_context=True):
+            if found["type"] == "too_short" and len(found["input"]) >= found["ctx"]["min_length"]:
+                continue  # pydantic counts only the entries that are valid; each of the others has its own error
             spot = find(model, found["loc"])
             message, fix = explain(dict(found), spot, model, options if len(spot.path) == 1 else {})
             path = ".".join((key, *map(str, spot.path)))

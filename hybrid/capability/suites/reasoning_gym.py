@@ -13,10 +13,13 @@ Does not: give partial credit unless asked to. Many scorers reward an answer for
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from tokenize import TokenError
 from typing import Any
@@ -35,6 +38,7 @@ _UNSTABLE = "the same seed gives other rows in another process"
 REFUSED: dict[str, str] = {
     "boxnet": _NO_GOLD,
     "codeio": "it runs code that a language model wrote, to make its rows",
+    "coin_flip": "its scorer accepts the beginning of an answer, such as 0 for 0.927",
     "composite": "it only mixes others; name one of those",
     "game_of_life_halting": "its scorer accepts any text for some rows",
     "graph_color": _NO_GOLD,
@@ -76,6 +80,8 @@ _SCORER_ERRORS = (
     ValueError,
 )
 """What a scorer raises on text that it did not expect."""
+_NO_NUMBER = re.compile(r"\b(nan|inf|infinity)\b", re.IGNORECASE)
+"""No scorer that compares distances is prepared for these: one takes `nan` for every number."""
 _LONGEST = 4_000
 _LONGEST_METADATA = 400
 
@@ -140,18 +146,21 @@ class _Source:
             identity = slug(self.name, "harder" if which == "harder" else "", number)
             kept = {key: value for key, value in entry["metadata"].items() if _plain(value)}
             facts = {**kept, "generator": self.name, "source": which, "number": number}
-            listed = ("", "I do not know", *((str(int(answer) + 1),) if re.fullmatch(r"-?\d{1,12}", answer) else ()))
-            yield Example(id=identity, prompt=entry["question"], reference=answer, metadata=facts, wrong=listed)
+            row = Example(id=identity, prompt=entry["question"], reference=answer, metadata=facts)
+            yield row.model_copy(update={"wrong": never_right(answer)})
 
     def entry(self, number: int) -> dict[str, Any]:
         """The package's entry, made once."""
         if number not in self._entries:
-            self._entries[number] = self._data[number]
+            with _quiet():
+                self._entries[number] = self._data[number]
         return self._entries[number]
 
     def score(self, answer: str, number: int) -> float:
         """The package's own score of an answer."""
-        return float(self._data.score_answer(answer, entry=self.entry(number)))
+        entry = self.entry(number)
+        with _quiet():
+            return float(self._data.score_answer(answer, entry=entry))
 
 
 class _Scorer:
@@ -168,6 +177,8 @@ class _Scorer:
             return unreadable(reference, completion, "the answer is empty")
         if len(said) > _LONGEST + 2 * len(reference):
             return unreadable(reference, completion, "the answer is too long")
+        if _NO_NUMBER.search(said) and not _NO_NUMBER.search(reference):
+            return unreadable(reference, completion, "the answer is no number")
         if self._form is not None and not self._form.fullmatch(said):
             return unreadable(reference, completion, "the answer does not have the form of one")
         try:
@@ -206,6 +217,24 @@ def _create(name: str, config: Mapping[str, Any], key: str, seed: int, size: int
         return kind(made)
     except (AssertionError, TypeError, ValueError) as error:
         raise SuiteError(key, f"{name} refuses these settings: {error}", "correct them") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing that the package prints, or that Python says about the text it evaluates, reaches the terminal or `--json`."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def never_right(answer: str) -> tuple[str, ...]:
+    """Texts that are no answer, and for a number its neighbour and its first digit: what a lenient scorer may let pass."""
+    found = ["", "I do not know", "nan", "inf"]
+    if re.fullmatch(r"-?\d{1,12}(\.\d{1,12})?", answer):
+        digit = answer.lstrip("-")[0]
+        found += [digit] if abs(float(digit) - float(answer)) > 0.1 else []
+        found += [str(int(answer) + 1)] if "." not in answer else []
+    return tuple(dict.fromkeys(found))
 
 
 def _plain(value: Any) -> bool:

@@ -14,6 +14,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from hybrid.capability.graders.base import right, unreadable, wrong
 from hybrid.capability.graders.callables import FunctionGrader
 from hybrid.capability.suites.base import About, SuiteData
@@ -29,7 +31,7 @@ class Options(Twinned):
 
     ask: Literal["way", "length"] = "way"
     """Answer with the towns along the way (`A-C-E`), or with its length alone (`7`)."""
-    roads: float = 0.6
+    roads: float = Field(default=0.6, gt=0, le=1)
     """Share of the pairs of towns that a road joins."""
 
 
