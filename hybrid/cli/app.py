@@ -14,6 +14,7 @@ import typer
 
 from hybrid.cli.lifecycle import register
 from hybrid.cli.output import Output
+from hybrid.cli.router import router
 
 if TYPE_CHECKING:
     from hybrid.config.loader import LoadedConfig
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(router)
 
 
 class ReportFormat(StrEnum):

@@ -135,6 +135,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             *([unmeasured] if unmeasured else ()),
             f"placed: {placement.reason}",
         ),
+        recommendation=route.recommendation,
         kind=kind_of(outcome.capability, outcome.probed.profile if outcome.probed else {}),
         profile=_profile(outcome),
         arms=_arms(outcome, session.loaded.config.seed),

@@ -25,7 +25,7 @@ from hybrid.pipeline.known import describe as told_facts
 from hybrid.pipeline.lessons import Lessons, lessons
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
-from hybrid.pipeline.training import select_checkpoint, summary, train_adapter
+from hybrid.pipeline.training import Climbed, select_checkpoint, summary, train_adapter
 from hybrid.router.kinds import MeasuredKind
 from hybrid.router.place import ARMS, ArmName
 from hybrid.router.route import Route
@@ -57,6 +57,8 @@ class Improved:
     """The watched variants at every checkpoint of the training that counts."""
     sent_back: dict[ArmName, SentBack] = field(default_factory=dict)
     """First attempts that were trained again with variants."""
+    rungs: dict[ArmName, Climbed] = field(default_factory=dict)
+    """Trainings that ended at a rung while evidence was bought; those of the arms that are built go on from there."""
     known: dict[ArmName, KnownFacts] = field(default_factory=dict)
     selected_steps: dict[ArmName, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -233,6 +235,19 @@ class Improver:
             into.selected_steps[arm] = first[0]
             into.built[arm] = Built(skill=skill, adapter=first[1])
 
+    def rung(self, into: Improved, arm: ArmName, skill: str, step: int) -> TrainResult:
+        """Train an adapter that reads `skill` to `step` steps, from the rung before where there is one.
+
+        Raises TrainingError where there is nothing to train on.
+        """
+        rows, _ = known_rows(self.session, self.capability, self._kind, skill, self._text(into))
+        name = f"{arm}-rung-{step}"
+        result = train_adapter(
+            self.session, self.capability, skill, name, None, rows, rung=step, after=into.rungs.get(arm)
+        )
+        into.rungs[arm] = Climbed(name, result)
+        return result
+
     def _attempt(
         self, into: Improved, arm: ArmName, skill: str, start: Measurement, name: str, rows: Rows
     ) -> tuple[int, Adapter] | None:
@@ -241,7 +256,8 @@ class Improver:
         with session.stage(capability.name, name) as note:
             try:
                 taught = self._lessons(into, rows) if session.method(capability.name) == "distill" else None
-                result = train_adapter(session, capability, skill, name, taught, rows)
+                after = into.rungs.get(arm) if name == arm else None
+                result = train_adapter(session, capability, skill, name, taught, rows, after=after)
             except TrainingError as error:
                 note["summary"] = f"stopped: {error}"
                 self._stopped(into, arm, error)
@@ -287,23 +303,22 @@ class Improver:
         self,
         arms: Sequence[ArmName],
         fallback: PlacementName | None,
-        kind: MeasuredKind = "unclear",
-        best_text: str = "",
+        out: Improved,
     ) -> Improved:
-        """Build the wanted arms in order; where the first finds nothing, the fallback is tried.
-
-        `kind` and `best_text` are what the probes found; they decide what counts as a fact that is not known.
-        """
-        self._kind, self._best_text = kind, best_text
-        out = self.text(arms)
+        """Build the wanted arms in order; where the first finds nothing, the fallback is tried. `out` is what was built."""
+        self.text(arms, out)
         for arm, skill in self.weight_arms(out, arms, fallback):
             self.weight_arm(out, arm, skill, self.search(skill))
         return out
 
-    def text(self, arms: Sequence[ArmName]) -> Improved:
-        """Build the text arm, where it is wanted."""
-        out = Improved()
-        if "skill" in arms:
+    def know(self, kind: MeasuredKind, best_text: str) -> None:
+        """What the probes found; it decides what counts as a fact that is not known."""
+        self._kind, self._best_text = kind, best_text
+
+    def text(self, arms: Sequence[ArmName], into: Improved | None = None) -> Improved:
+        """Build the text arm, where it is wanted and was not built already."""
+        out = Improved() if into is None else into
+        if "skill" in arms and out.skill is None:
             self.skill_arm(out)
         return out
 

@@ -111,6 +111,7 @@ def _capability(
     texts = sum((sizes.train > 0, config.probe.worked_examples > 0, *given))
     groups = {
         "probe": cost.probe_calls(config, sizes, texts),
+        **({"buy": bought} if (bought := cost.buy_calls(config, sizes, capability.name)) else {}),
         "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),
         "weights": cost.repeated(_weights_calls(config, sizes, together), work.trainings),
         "ship": cost.ship_calls(sizes, work.arms, work.documents, config.skill.attribution),

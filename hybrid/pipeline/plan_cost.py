@@ -262,6 +262,31 @@ def shared_calls(config: Config, sizes: Sizes, sharing: int) -> tuple[Calls, ...
     )
 
 
+def rungs(config: Config) -> tuple[int, ...]:
+    """Steps of `router.buy.steps` at which a training can be ended and gone on with: whole phases, before its end."""
+    weights = config.weights
+    return tuple(s for s in config.router.buy.steps if s < weights.steps and s % weights.phase == 0)
+
+
+def buy_calls(config: Config, sizes: Sizes, name: str) -> tuple[Calls, ...]:
+    """The evidence that the router buys where probes leave a choice open: two adapters to the first rung, one further, and
+    every look at them, at the text and at the base. Nothing where it never buys (see `hybrid.pipeline.buying`)."""
+    router, steps = config.router, rungs(config)
+    bought = router.buy_below > 0 and not router.counterfactual and name not in router.force and bool(steps)
+    if not bought or config.weights.method != "grpo" or config.weights.schedule.tasks == "shared":
+        return ()
+    if sizes.search < router.buy.examples:
+        return ()
+    grpo = config.weights.grpo
+    each = min(router.buy.examples, sizes.search) + min(router.buy.examples, sizes.variant)
+    made = (steps[0] + steps[-1]) // config.weights.phase * grpo.prompts_per_step * grpo.generations
+    looks = each * (2 + 2 + len(steps) - 1)
+    return (
+        Calls(what="bought: training completions", typical=made // 4, upper=made, reads_text=True),
+        Calls(what="bought: arms, text and base", typical=looks // 4, upper=looks, reads_text=True),
+    )
+
+
 def attempts(weights: WeightsConfig) -> int:
     """Most times that one adapter is trained: a second time where it may be sent back with variants."""
     return 2 if weights.generality.augment == "variants" else 1

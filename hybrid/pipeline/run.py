@@ -23,10 +23,12 @@ from hybrid.pipeline import judges, workers
 from hybrid.pipeline.arms import Built, Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
 from hybrid.pipeline.attribution import left_out
+from hybrid.pipeline.buying import buy
 from hybrid.pipeline.follow import follow, join, open_backend
 from hybrid.pipeline.fork import forked_fields, parent_of, warnings_of
 from hybrid.pipeline.improve import Improved, Improver, keep_placed, placed_arms, wanted_arms
 from hybrid.pipeline.lineage import read_lineage
+from hybrid.pipeline.plan_cost import training_completions
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.previous import (
     asked_arms,
@@ -49,6 +51,7 @@ from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.lapse import lapse_probe
 from hybrid.probe.profile import Probed, irrelevant_text, profile_capability, worked_examples
 from hybrid.report.render import write_report
+from hybrid.router.advice import Standing, standing, token_cost
 from hybrid.router.lifecycle import Bounds, settle
 from hybrid.router.place import ArmName, Placement, place
 from hybrid.router.route import Route
@@ -69,6 +72,8 @@ class Outcome:
     probed: Probed | None = None
     route: Route | None = None
     improved: Improved = field(default_factory=Improved)
+    terms: Standing | None = None
+    """What to prefer where a text and an adapter are equally good."""
     previous: Built | None = None
     """What shipped before, where this run is to change that."""
     shipping: Shipping | None = None
@@ -223,23 +228,49 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
     for outcome in outcomes:
         assert outcome.route is not None and outcome.probed is not None
         outcome.previous = previous_built(session, outcome.capability)
-        method = session.method(outcome.capability.name)
-        arms = asked_arms(session, outcome.capability, wanted_arms(outcome.route, config.router.counterfactual, method))
-        arms = arms if config.trains else text_arms(arms)
-        improver, fallback = Improver(session, outcome.capability), outcome.route.fallback
+        improver = Improver(session, outcome.capability)
+        improver.know(outcome.route.kind, outcome.probed.best_text)
+        if session.before(outcome.capability.name) is None:  # what shipped before is judged as it is, not routed anew
+            outcome.route = buy(session, improver, outcome.route, outcome.improved)
+        outcome.terms = _terms(session, outcome)
+        arms, fallback = _arms_to_build(session, outcome), outcome.route.fallback
         if retires(session, outcome.capability):
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
         elif config.weights.schedule.tasks == "separate":
-            outcome.improved = improver.improve(arms, fallback, outcome.route.kind, outcome.probed.best_text)
+            improver.improve(arms, fallback, outcome.improved)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             offer_carried(session, outcome.capability, outcome.route, outcome.improved)
             faultpoint("stage.improve")
         else:
-            outcome.improved = improver.text(arms)
+            improver.text(arms, outcome.improved)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             offer_carried(session, outcome.capability, outcome.route, outcome.improved)
             asked.append(Asked(improver, outcome.improved, improver.weight_arms(outcome.improved, arms, fallback)))
     return share(session, asked)
+
+
+def _terms(session: Session, outcome: Outcome) -> Standing:
+    """What the declared terms say about a text against an adapter, with the costs as they are known before building."""
+    assert outcome.probed is not None
+    config = session.loaded.config
+    probing = session.ledger.stages(outcome.capability.name).get("probe")
+    each = (probing.tokens_in + probing.tokens_out) / max(probing.calls, 1) if probing is not None else 0.0
+    tokens = training_completions(config.weights, train=len(outcome.capability.splits["train"])) * each
+    document = session.backend.count_tokens(outcome.probed.best_text)
+    return standing(outcome.probed.profile, config.router, document, token_cost(tokens, 0.0, tokens))
+
+
+def _arms_to_build(session: Session, outcome: Outcome) -> tuple[ArmName, ...]:
+    """The arms of the route; where a text works, gradients would too, and the text is the dearer one to live with: both."""
+    assert outcome.route is not None and outcome.terms is not None
+    config = session.loaded.config
+    method = session.method(outcome.capability.name)
+    wanted = wanted_arms(outcome.route, config.router.counterfactual, method)
+    arms = asked_arms(session, outcome.capability, wanted)
+    if not config.trains:
+        return text_arms(arms)
+    hot = outcome.terms.prefers == "weights" and outcome.route.fallback == "weights"
+    return (*arms, "weights") if hot and arms == ("skill",) else arms
 
 
 def _judge(session: Session, outcome: Outcome) -> None:
@@ -274,7 +305,9 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
         # Without a counterfactual the fallback is built only where the text arm found nothing.
         fallback = None if "skill" in outcome.improved.built else outcome.route.fallback
         wanted = placed_arms(outcome.route, session.method(outcome.capability.name), outcome.capability.name in forced)
-        routed = set(wanted) | ({fallback} & set(outcome.verdicts))
+        built = outcome.verdicts if outcome.route.bought else ()
+        hot = {"weights"} if outcome.terms is not None and outcome.terms.prefers == "weights" else set()
+        routed = set(wanted) | (({fallback} | hot) & set(outcome.verdicts)) | set(built)
         if session.before(outcome.capability.name) is not None:
             routed = set(outcome.verdicts)
         elif carried(session, outcome.capability.name):
@@ -307,6 +340,7 @@ def _placed(session: Session, outcome: Outcome, verdicts: dict[ArmName, Verdict]
         minimum_effect=bounds.minimum_effect,
         transfer_floor=bounds.transfer_floor,
         transfer_bound=bounds.transfer_bound,
+        terms=outcome.terms,
     )
 
 

@@ -6,7 +6,7 @@ Does not: know how a trainer works (see `hybrid.weights`), or decide whether an 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
 
+@dataclass(frozen=True)
+class Climbed:
+    """A training that ended at a rung: the name of its folder, and what it gave."""
+
+    name: str
+    result: TrainResult
+
+
 def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, order: dict[str, Any]) -> TrainJob:
     """The training job that an order names. The same order gives every rank the same job."""
     config = loaded.config
@@ -48,6 +56,9 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         examples = tuple(unknown_row(e, answer) if i in unknown else e for i, e in enumerate(examples))
     if "lessons" in order:
         examples = tuple(examples[row].model_copy(update={"gold": text}) for row, text in order["lessons"])
+    weights = config.weights
+    if "rung" in order:
+        weights = first_steps(weights, order["rung"])
     return TrainJob(
         capability=capability.name,
         examples=examples,
@@ -55,7 +66,7 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         stages=tuple(tuple(stage) for stage in order["stages"]),
         grader=capability.grader,
         model=config.model,
-        weights=_weights_by(config.weights, method),
+        weights=_weights_by(weights, method),
         max_new_tokens=settings.decoding.max_new_tokens,
         seed=config.seed,
         out=run_folder / "checkpoints" / f"{capability.name}-{order['arm']}",
@@ -64,18 +75,30 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     )
 
 
+def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
+    """The same training, ended after `steps` optimiser steps, with a checkpoint there."""
+    grpo = weights.grpo.model_copy(update={"steps": steps})
+    return weights.model_copy(update={"grpo": grpo, "checkpoint_every": min(weights.checkpoint_every, steps)})
+
+
 def _weights_by(weights: WeightsConfig, method: Method) -> WeightsConfig:
     """The same settings for another method than the configured one, which may have no warm start."""
     return weights if method == weights.method else weights.model_copy(update={"method": method, "warm_start": None})
 
 
-def how(session: Session, job: TrainJob) -> dict[str, Any]:
-    """The part of an order that says how this attempt at a run trains: nothing that the result depends on."""
-    fork = training_folder(session.parent, job.out.relative_to(session.folder.path))
+def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any]:
+    """The part of an order that says how this attempt at a run trains, and which training it goes on from: that of a lower
+    rung of the same run, where evidence was bought, else that of the run that this one was forked from."""
+    rung = order.get("after")
+    fork = session.folder.path / rung if rung else training_folder(session.parent, _inside(session, job))
     gone_back = None if session.lineage is None else session.lineage.capabilities.get(job.capability)
-    if gone_back is not None and (gone_back.changed or session.before(job.capability) is not None):
+    if gone_back is not None and not rung and (gone_back.changed or session.before(job.capability) is not None):
         fork = None  # other rows, or another task: what was trained for the old ones is not gone on from
     return {"strict": session.strict, "fork": None if fork is None else str(fork)}
+
+
+def _inside(session: Session, job: TrainJob) -> Path:
+    return job.out.relative_to(session.folder.path)
 
 
 def under(job: TrainJob, order: dict[str, Any]) -> TrainJob:
@@ -101,13 +124,21 @@ def train_adapter(
     arm: str,
     lessons: Lessons | None = None,
     rows: Rows | None = None,
+    *,
+    rung: int | None = None,
+    after: Climbed | None = None,
 ) -> TrainResult:
     """Train on all ranks, with the cost in the ledger. Raises BudgetExhausted before starting when nothing is left.
 
     `lessons` are what a distillation teaches; `rows` says what is left out, relabelled or added. `arm` names the training
-    and its folder. Raises TrainingError when no row is left.
+    and its folder. `rung` ends the training after so many steps; `after` is a lower rung of the same training, from whose
+    last checkpoint this one goes on, and whose cost is not entered again. Raises TrainingError when no row is left.
     """
     order: dict[str, Any] = {"kind": "train", "capability": capability.name, "arm": arm, "skill": skill}
+    if rung is not None:
+        order["rung"] = rung
+    if after is not None:
+        order["after"] = f"checkpoints/{capability.name}-{after.name}"
     stages = _stages(session, capability, skill)
     if rows is not None:
         stages = _changed(stages, rows, len(capability.splits["train"]))
@@ -123,23 +154,31 @@ def train_adapter(
         raise TrainingError("no training row is left: what is taught and what is left out are the same rows")
     order["stages"] = [list(stage) for stage in stages]
     return train_order(
-        session, order, make_job(session.loaded, capability, session.folder.path, order), capability.name, arm
+        session,
+        order,
+        make_job(session.loaded, capability, session.folder.path, order),
+        capability.name,
+        arm,
+        paid=None if after is None else after.result,
     )
 
 
-def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: str, arm: str) -> TrainResult:
+def train_order(
+    session: Session, order: dict[str, Any], job: TrainJob, owner: str, arm: str, paid: TrainResult | None = None
+) -> TrainResult:
     """Train the job of an order on all ranks, with its cost in the ledger under `owner` and its alarms on the report.
 
-    Raises BudgetExhausted before starting when nothing is left.
+    `paid` is the training that it goes on from, which is in the ledger already. Raises BudgetExhausted before starting when
+    nothing is left.
     """
-    order = order | how(session, job)
+    order = order | how(session, job, order)
     job = under(job, order)
     prepare(job, workers.world_size())
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
     window = job.weights.monitors.window
-    if job.reinforces and job.steps < 2 * window:
+    if job.reinforces and job.steps < 2 * window and "rung" not in order:
         session.warn(
             f"{owner}: {arm}: training was not monitored: {job.steps} steps are fewer than two windows of "
             f"{window} (weights.monitors.window)"
@@ -151,12 +190,8 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
 
     with workers.together():
         result = run_job(session.loaded, job, cache_folder(session.folder.path), on_progress)
-    session.ledger.pay_training(
-        owner,
-        f"train-{arm}",
-        Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds),
-    )
-    for remark in result.remarks:
+    session.ledger.pay_training(owner, f"train-{arm}", _cost(result, paid))
+    for remark in result.remarks if paid is None else ():
         session.warn(f"{owner}: {arm}: training: {remark}")
     if job.reinforces and job.weights.rewards.brier_weight > 0 and not _states(result):
         session.warn(
@@ -167,6 +202,20 @@ def train_order(session: Session, order: dict[str, Any], job: TrainJob, owner: s
         tell(session, owner, arm, alarm)
     _tell_memory(session, f"{owner}: {arm}", job, result)
     return result
+
+
+def _cost(result: TrainResult, paid: TrainResult | None) -> Cost:
+    """What a training cost beyond what was paid for the one that it goes on from."""
+    whole = Cost(result.completions, result.tokens_in, result.tokens_out, 0.0, result.seconds)
+    if paid is None:
+        return whole
+    return Cost(
+        max(0, whole.calls - paid.completions),
+        max(0, whole.tokens_in - paid.tokens_in),
+        max(0, whole.tokens_out - paid.tokens_out),
+        0.0,
+        max(0.0, whole.train_seconds - paid.seconds),
+    )
 
 
 def _states(result: TrainResult) -> bool:

@@ -121,6 +121,8 @@ class CapabilityReport(Part):
     reason: Text
     decision_trail: tuple[Text, ...] = ()
     """Short reasons from the router's rules and the gates, in order."""
+    recommendation: Literal["tool"] | None = None
+    """Advice beside the placement; the decision trail says why."""
     kind: Kind
     profile: dict[Text, ProbeResult]
     arms: Arms

@@ -1,7 +1,10 @@
 """Placing: what ships, from the gates' verdicts on the arms that were built. Pure.
 
-Arms are taken in order of what they cost their user: skill, then weights, then both. A dearer arm replaces a cheaper
-one only where the honest gate shows, on the same confirm examples, that it is better by the minimum effect. Ties go to text.
+Arms are taken in order of what they cost their user: skill, then weights, then both; weights first where the declared terms
+make the text the dearer one to live with (`advice.standing`). A dearer arm replaces a cheaper one only where the honest
+gate shows, on the same confirm examples, that it is better by the minimum effect. Ties go to text, or to the cheaper one.
+
+Where nothing was built and something is open, that is `undecided`: `neither` says that no gain worth having is possible.
 
 An adapter whose gain does not carry over to variants has learnt a template and does not ship; a text says what it says,
 and its variant score is reported beside it.
@@ -13,15 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from hybrid.config.schema import PlacementName, TransferBound
 from hybrid.evidence.generality import Generality
 from hybrid.evidence.types import Verdict
+from hybrid.router.advice import Standing
+from hybrid.router.arms import ARMS, ArmName
 from hybrid.router.route import Route
 
-ArmName = Literal["skill", "weights", "both"]
-ARMS: tuple[ArmName, ...] = ("skill", "weights", "both")
+__all__ = ["ARMS", "Arm", "ArmName", "Placement", "Refusal", "Transfer", "place"]
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,16 @@ def place(
     minimum_effect: float,
     transfer_floor: float,
     transfer_bound: TransferBound = "point",
+    terms: Standing | None = None,
 ) -> Placement:
     """The placement that the evidence supports. `compare(a, b)` is the ship gate of arm b over arm a on `confirm`."""
     if not arms:
-        attempted = route.placement in ARMS
-        return Placement("neither" if attempted else route.placement, _nothing_built(route))
+        return Placement(*_nothing_built(route))
     refused: list[Refusal] = []
     eligible: list[ArmName] = []
-    for name in ARMS:
+    hot = terms is not None and terms.prefers == "weights"
+    order: tuple[ArmName, ...] = ("weights", "skill", "both") if hot else ARMS
+    for name in order:
         if name in arms:
             why = _why_not(arms[name], transfer_floor, transfer_bound)
             if why is None:
@@ -123,7 +128,8 @@ def place(
             because = f"{name} beats {chosen}: {verdict.reason}"
             chosen = name
         else:
-            refused.append(Refusal(name, f"not shown to be better than {chosen}: {verdict.reason}"))
+            why = f"; {terms.why}" if terms is not None and {chosen, name} == {"skill", "weights"} else ""
+            refused.append(Refusal(name, f"not shown to be better than {chosen}: {verdict.reason}{why}"))
     return Placement(chosen, because, tuple(refused))
 
 
@@ -136,13 +142,19 @@ def _why_not(arm: Arm, transfer_floor: float, transfer_bound: TransferBound) -> 
     return None
 
 
-def _nothing_built(route: Route) -> str:
+def _nothing_built(route: Route) -> tuple[PlacementName, str]:
+    attempted = f"{route.placement} was attempted, but no candidate passed the search gate"
     reasons = {
         "keep": "the base already does it",
         "neither": "no text helps and no sample succeeds often enough for gradients to have a signal",
         "undecided": "not measurable at this size",
     }
-    return reasons.get(route.placement, f"{route.placement} was attempted, but no candidate passed the search gate")
+    if route.placement == "neither" and route.open:
+        return (
+            "undecided",
+            f"not measurable at this size: a gain is neither shown nor excluded ({', '.join(route.open)})",
+        )
+    return ("neither" if route.placement in ARMS else route.placement), reasons.get(route.placement, attempted)
 
 
 def _nothing_ships(route: Route, arms: Mapping[ArmName, Arm], refused: tuple[Refusal, ...]) -> Placement:

@@ -1,32 +1,47 @@
 """Routing: which placement to attempt, from a profile alone.
 
-The rules, in order (thresholds are `router.*` of the configuration; `guardrails` of the docs say where they come from):
+The rules, in order (thresholds are `router.*` of the configuration; `docs/router.md` says where they come from):
 
 1. too few examples: undecided; 2. the base already does it: keep; 3. a text helps and nothing is left to gain: skill;
 4. a text helps, and samples *under that text* vary in success: both; 5. a text helps: skill; 6. samples vary in success
 without any text, or most failures break a rule that the document has: weights; 7. neither.
 
-Every rule that was looked at leaves a sentence. The confidence is the weakest link: the smallest normal probability
-that a measured quantity really lies on the side of its threshold on which it was found.
+Every rule that was looked at leaves a sentence. The weakest link is the smallest normal probability that a measured
+quantity really lies on the side of its threshold on which it was found; the confidence is that, calibrated
+(`router.confidence`).
+
+Beside the placement to attempt a route says which arms are **open** (`openness`): neither proposed nor excluded.
 
 Does not: measure, train, or look at anything but its arguments.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from hybrid.config.schema import PlacementName, RouterConfig
+from hybrid.config.router import ConfidenceConfig, RouterConfig
+from hybrid.config.schema import PlacementName
 from hybrid.probe.base import ProbeResult, Profile
+from hybrid.router.advice import Recommendation, recommended
+from hybrid.router.arms import ArmName
 from hybrid.router.kinds import MeasuredKind, measured_kind, side_probability
+from hybrid.router.openness import open_arms
 
+JudgeKind: TypeAlias = Callable[[Profile], tuple[MeasuredKind, float]]
 LEAST_EXAMPLES = 16
 """Below this many examples a profile says nothing that could be acted on."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """The placement to attempt and why. `fallback` is attempted when the first finds nothing."""
+    """The placement to attempt and why. `fallback` is attempted when the first finds nothing.
+
+    `open` are arms that the profile neither excludes nor shows. `link` is the weakest link before calibration.
+    `bought` is true once evidence was bought (see `hybrid.router.buy`). `recommendation` is advice beside the placement.
+    """
 
     placement: PlacementName
     reasons: tuple[str, ...]
@@ -34,6 +49,10 @@ class Route:
     fallback: PlacementName | None = None
     kind: MeasuredKind = "unclear"
     kind_confidence: float = 0.0
+    link: float = 1.0
+    open: tuple[ArmName, ...] = ()
+    bought: bool = False
+    recommendation: Recommendation | None = None
 
 
 @dataclass
@@ -53,15 +72,45 @@ class _Trail:
         return above
 
 
-def route(profile: Profile, policy: RouterConfig, forced: PlacementName | None = None) -> Route:
-    """The placement to attempt. `forced` overrides the rules and is named as the reason."""
+def calibrated(link: float, how: ConfidenceConfig) -> float:
+    """The weakest link as a stated confidence. Rising in `link`; the identity for intercept 0 and slope 1."""
+    if how.intercept == 0.0 and how.slope == 1.0:
+        return link
+    inside = min(max(link, 1e-6), 1 - 1e-6)
+    exponent = how.intercept + how.slope * math.log(inside / (1 - inside))
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, exponent))))
+
+
+def route(
+    profile: Profile, policy: RouterConfig, forced: PlacementName | None = None, *, judge: JudgeKind = measured_kind
+) -> Route:
+    """The placement to attempt. `forced` overrides the rules and is named as the reason. `judge` names the kind, which no
+    rule looks at."""
     trail = _Trail()
-    kind, kind_confidence = measured_kind(profile)
+    kind, kind_confidence = judge(profile)
     placement, fallback = _decide(profile, policy, trail)
+    opened = open_arms(profile, policy) if placement not in ("keep", "undecided") else ()
+    if placement == "neither" and opened:
+        trail.reasons.append(
+            f"not excluded either: {', '.join(opened)} (a gain of {policy.open_above:.2f} is possible at this size)"
+        )
     if forced is not None:
         trail.reasons.append(f"forced by router.force: {forced} (the probes alone said {placement})")
-        placement, fallback = forced, None
-    return Route(placement, tuple(trail.reasons), round(trail.confidence, 4), fallback, kind, round(kind_confidence, 4))
+        placement, fallback, opened = forced, None, ()
+    advice = recommended(profile, policy)
+    if advice is not None:
+        trail.reasons.append(advice.why)
+    return Route(
+        placement,
+        tuple(trail.reasons),
+        round(calibrated(trail.confidence, policy.confidence), 4),
+        fallback,
+        kind,
+        round(kind_confidence, 4),
+        round(trail.confidence, 4),
+        opened,
+        recommendation=None if advice is None else advice.what,
+    )
 
 
 def _decide(profile: Profile, policy: RouterConfig, trail: _Trail) -> tuple[PlacementName, PlacementName | None]:
@@ -71,6 +120,11 @@ def _decide(profile: Profile, policy: RouterConfig, trail: _Trail) -> tuple[Plac
         trail.confidence = 0.5
         return "undecided", None
     if trail.at_least("base score", base, policy.keep_above):
+        if base.low is not None and policy.keep_above - base.low > policy.open_above:
+            trail.reasons.append(
+                f"but it may be as low as {base.low:.2f}, more than {policy.open_above:.2f} below: not measurable at this size"
+            )
+            return "undecided", None
         return "keep", None
     text = _text_helps(profile, policy, trail)
     before = trail.confidence
