@@ -5,6 +5,7 @@
     python scripts/bench_router.py --collect 2000-2107   # held-out worlds that nothing was changed on
     python scripts/bench_router.py --write               # collected rows -> data/router/{fit,first,held-out}/worlds.jsonl
     hybrid router fit data/router/fit --out configs/router-fitted.yaml
+    python scripts/bench_router.py --check 2000-2011     # `hybrid run` on worlds: does it place what the replay says
     python scripts/bench_router.py --on first            # the tables of docs/router.md, and docs/router.svg
 
 A world that has its row is not run again, so the same command goes on after an interruption; several may run side by side
@@ -214,6 +215,32 @@ def write(raw: Path, out: Path) -> None:
         print(f"{out / name}: {len(lines)} worlds")
 
 
+def check(seeds: Sequence[int], raw: Path, work: Path, data: Path, policy: Path) -> None:
+    """Run the product itself on worlds whose rows are there, and compare its placement with the replay's."""
+    from regret_table import run_routed
+
+    section = yaml.safe_load(policy.read_text(encoding="utf-8"))["router"]
+    rows = {row.name: row for folder in sorted(data.iterdir()) for row in read_table(folder)}
+    same = 0
+    for seed in seeds:
+        attempt = json.loads((raw / f"{seed}.json").read_text(encoding="utf-8"))["attempt"]
+        found = run_routed(seed, attempt, work / "check", json.dumps(section))
+        told_by = replay(rows[f"world-{seed}"], RouterConfig.model_validate(section))
+        same += found["placement"] == told_by.placement
+        bought = any("bought evidence" in line for line in found["decision_trail"])
+        print(
+            f"{seed}: run {found['placement']} (bought {bought}), replay {told_by.placement} (bought {told_by.bought})",
+            flush=True,
+        )
+    print(f"the same placement: {shown_share(same, len(seeds))}")
+
+
+def shown_share(count: int, total: int) -> str:
+    """`11 of 12 = 0.917 [0.646, 0.985]`."""
+    found = wilson(count, total)
+    return f"{count} of {total} = {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
 def main() -> None:
     """Parse and do."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,6 +250,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/router/work"), help="run folders, removed when done")
     parser.add_argument("--backwards", action="store_true")
+    parser.add_argument("--check", default="", help="seeds with rows to run the product itself on")
     parser.add_argument("--write", action="store_true", help="collected rows -> data/router")
     parser.add_argument("--data", type=Path, default=Path("data/router"))
     parser.add_argument("--on", default="held-out", help="which table under --data to replay")
@@ -235,6 +263,9 @@ def main() -> None:
         backend, seeds = None, seeds_of(args.collect)
         for seed in reversed(seeds) if args.backwards else seeds:
             backend = collect(seed, args.work, args.raw, backend)
+        return
+    if args.check:
+        check(tuple(dict.fromkeys(seeds_of(args.check))), args.raw, args.work, args.data, args.policy)
         return
     if args.write:
         write(args.raw, args.data)

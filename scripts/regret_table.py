@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -363,3 +365,15 @@ def collect(seed: int, root: Path, table: Path, backend: Backend | None = None) 
           row["placement"], "all", row["every_arm"], {k: round(v, 2) for k, v in got.items()},
           f"{row['wall']} s, cpu {row['cpu']}", flush=True)  # fmt: skip
     return backend
+
+
+def run_routed(seed: int, attempt: int, root: Path, router: str) -> dict[str, Any]:
+    """The capability's part of the report of `hybrid run` on a world, in a process of its own, routed and not counterfactual."""
+    folder = root / str(seed)
+    config = write_world(draw_world(seed, attempt), folder, router)
+    command = [sys.executable, "-m", "hybrid", "run", str(config), "--out", str(folder / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"seed {seed}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    report = json.loads((folder / "run" / "report" / "placement.json").read_text(encoding="utf-8"))
+    return dict(report["capabilities"][0])
