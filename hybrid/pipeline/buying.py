@@ -1,7 +1,8 @@
 """Buying evidence for the router: open arms on a small equal budget, and the route that follows (`hybrid.router.buy` decides).
 
 The text is searched as it would be anyway; adapters are trained to the first rung of `router.buy.steps` and measured
-beside it on the same examples of `search` and variants. The training of the arm that wins goes on from its rung, so only
+beside it on the same examples of `search` and of the variants that are watched while training; those held for the ship gate
+and the report are not read. The training of the arm that wins goes on from its rung, so only
 the arms that lose cost anything. Everything is found on disk again after a kill, and the same route follows.
 
 Does not: open `confirm` or `test`; buy for supervised methods (a shorter schedule of the learning rate is another training),
@@ -17,7 +18,7 @@ from hybrid.backends.base import Adapter
 from hybrid.config.schema import Config
 from hybrid.errors import TrainingError
 from hybrid.evidence.types import Measurement
-from hybrid.pipeline.generality import held
+from hybrid.pipeline.generality import watched
 from hybrid.pipeline.improve import Improved, Improver
 from hybrid.pipeline.plan_cost import rungs
 from hybrid.pipeline.session import Session
@@ -125,7 +126,7 @@ def _look(session: Session, improver: Improver, skill: str, adapter: Adapter | N
     """A candidate on the part of `search` and the variants that all arms are compared on."""
     capability, count = improver.capability, session.loaded.config.router.buy.examples
     candidate = session.candidate(capability, skill, adapter)
-    parts = (("search", capability.splits["search"][:count]), ("variant", held(session, capability)[:count]))
+    parts = (("search", capability.splits["search"][:count]), ("variant", watched(session, capability)[:count]))
     measure = session.meter.measure
     return tuple(measure(candidate, capability, split, rows, stage="buy") for split, rows in parts if rows)  # type: ignore[arg-type]
 

@@ -57,6 +57,12 @@ def held(session: Session, capability: Capability) -> tuple[Example, ...]:
     return tuple(variants[i] for i in parts(session, capability).held)
 
 
+def watched(session: Session, capability: Capability) -> tuple[Example, ...]:
+    """The variants that may be looked at while an arm is made; nothing ships by them."""
+    variants = capability.splits.get("variant", ())
+    return tuple(variants[i] for i in parts(session, capability).watched)
+
+
 def watch(
     session: Session, capability: Capability, skill: str, result: TrainResult, base: Measurement
 ) -> tuple[WatchPoint, ...]:

@@ -72,7 +72,7 @@ def test_the_winner_goes_on_from_its_rung_and_nothing_is_paid_twice(make: Callab
     assert "bought evidence, since the weakest link" in trail
     assert "is below 1.00: weights after 4 steps +" in trail
     assert "weights has shown most for the same budget" in trail
-    assert "bought for 304 completions" in trail, "256 of the training, and 24 looks at the base and at the adapter"
+    assert "bought for 280 completions" in trail, "256 of the training, and 12 looks at the base and at the adapter"
 
 
 def test_an_arm_that_shows_nothing_is_not_trained_on(make: Callable[[Truth], Rungs]) -> None:

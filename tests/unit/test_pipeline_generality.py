@@ -11,7 +11,11 @@ import pytest
 from test_pipeline_training import GOOD, SIZES, Truth, World
 
 from hybrid.backends.base import Adapter
+from hybrid.capability.graders import build_grader
+from hybrid.capability.types import Capability, Kind
 from hybrid.config.loader import load_config
+from hybrid.config.schema import ExactGrader
+from hybrid.pipeline.known import is_factual
 from hybrid.pipeline.plan import plan
 from hybrid.weights.base import TrainJob, TrainResult
 
@@ -224,12 +228,12 @@ def test_a_capability_of_which_nothing_is_known_is_refused_with_the_reason(make:
     assert any("none of the 12 training rows is known" in t for t in report.capabilities[0].decision_trail)
 
 
-def test_a_procedure_keeps_its_rows(make: Callable[[Truth], Varied]) -> None:
-    world = make(facts)
-    found = world.go(DROP, FORCE)
-    (job,) = world.trained
-    assert job.stages == (tuple(range(12)),)
-    assert found.generality is not None and found.generality.unknown_facts is None
+def test_a_procedure_keeps_its_rows_and_a_declaration_decides_only_where_the_measurement_does_not() -> None:
+    def one(declared: Kind | None) -> Capability:
+        return Capability("c", {}, build_grader(ExactGrader(type="exact")), declared_kind=declared)
+
+    assert is_factual("factual", one("procedural")) and is_factual("unclear", one("factual"))
+    assert not is_factual("procedural", one("factual")) and not is_factual("unclear", one(None))
 
 
 def test_the_plan_bounds_what_generality_costs(make: Callable[[Truth], Varied]) -> None:
