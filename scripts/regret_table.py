@@ -330,22 +330,19 @@ def finished(raw: dict[str, Any]) -> dict[str, Any]:
         seed=drawn.seed,
         teach=False,
     )
-    looked = [i for i in parts.held if i < RUNG_VARIANTS]
     arms = {arm: dict(scores) for arm, scores in raw["splits"].items()}
     if "again" in arms and len(arms["again"]["variant"]) > len(parts.held):
         arms["again"]["variant"] = "".join(arms["again"]["variant"][i] for i in parts.held)
+    # A run compares bids on `search` and on watched variants; of those only adapters have scores here, so `search` alone counts.
     looks = {
-        arm: {
-            str(look["step"]): {"search": look["search"], "variant": "".join(look["variant"][i] for i in looked)}
-            for look in curve
-        }
+        arm: {str(look["step"]): {"search": look["search"], "variant": ""} for look in curve}
         for arm, curve in raw["curves"].items()
         if curve
     }
     return {
         "name": name, "group": drawn.truth, "flavour": drawn.flavour, "right": list(drawn.right), "drawn": drawn.drawn,
         "minimum_effect": raw["minimum_effect"], "steps": STEPS, "profile": raw["profile"], "arms": arms, "looks": looks,
-        "looked": [parts.held.index(i) for i in looked], "costs": raw["costs"], "placed": raw["placement"],
+        "looked": [], "costs": raw["costs"], "placed": raw["placement"],
     }  # fmt: skip
 
 

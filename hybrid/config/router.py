@@ -21,7 +21,7 @@ class BuyConfig(Section):
     """Optimiser steps of each rung. After a rung the better half of the adapters goes on; the last one standing is compared
     with the text. The arm that wins is trained on from there: nothing of it is paid twice."""
     examples: int = Field(default=32, ge=8)
-    """Examples of `search`, and at most as many variants, on which arms are compared. Where `search` has fewer nothing is
+    """Examples of `search`, and at most as many watched variants, on which arms are compared. Where `search` has fewer nothing is
     bought."""
     margin: float = Field(default=0.05, ge=0, le=1)
     """A dearer arm has to be ahead of a cheaper one by more than this, lower end against lower end."""
