@@ -33,6 +33,7 @@ $(VENV)/.ready: pyproject.toml scripts/install_torch.py
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python scripts/install_torch.py
 	$(BIN)/python -m pip install --quiet -e '.[train,quant,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps bfcl-eval
 	@touch $@
 
 gemma: $(VENV)/.ready        ## Gemma 3 270M on real data, on the CPU
