@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hybrid.cli.lifecycle import register
+from hybrid.cli.options import (
+    Chat,
+    Device,
+    Dtype,
+    EndOfAnswer,
+    GgufFile,
+    Json,
+    Limits,
+    RunFolder,
+    Separator,
+    loading,
+    output_of,
+)
 from hybrid.cli.output import Output
 from hybrid.cli.router import router
 
@@ -39,10 +52,6 @@ class ReportFormat(StrEnum):
 
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False)]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A run folder.", exists=True, file_okay=False, show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,7 +64,6 @@ Out = Annotated[
         "--out", metavar="DIR", file_okay=False, help="The run folder.", show_default="runs/<name of the run>"
     ),
 ]
-_RUNS = "as in the run"
 
 
 def invoke(argv: list[str], output: Output) -> int:
@@ -79,7 +87,7 @@ def _root(
     if version:
         from hybrid import __version__
 
-        _output(context).result({"version": __version__}, f"hybrid {__version__}")
+        output_of(context).result({"version": __version__}, f"hybrid {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -111,7 +119,7 @@ def validate(
         raise ConfigError(tuple(problems))
     from hybrid.cli.text import table
 
-    _output(context).result(
+    output_of(context).result(
         {"ok": True, "problems": [], "capabilities": capabilities}, f"{config}: valid\n{table(capabilities)}"
     )
 
@@ -132,7 +140,7 @@ def doctor(
     found = examine(load_config(config) if config is not None else None)
     healthy = all(finding.status != "fail" for finding in found)
     rows = [finding.model_dump(mode="json") for finding in found]
-    _output(context).result({"ok": healthy, "findings": rows}, findings(rows))
+    output_of(context).result({"ok": healthy, "findings": rows}, findings(rows))
     return 0 if healthy else 1
 
 
@@ -143,7 +151,7 @@ def plan(context: typer.Context, config: ConfigPath, overrides: Overrides = None
     from hybrid.pipeline.plan import render
 
     made = make_plan(_load(config, overrides))
-    output = _output(context)
+    output = output_of(context)
     output.result(made.model_dump(mode="json"), "" if output.as_json else render(made))
 
 
@@ -194,7 +202,7 @@ def status(context: typer.Context, run_dir: RunFolder, json: Json = False) -> No
     from hybrid.pipeline.status import status as status_of
 
     state = status_of(run_dir)
-    _output(context).result(state, tree(state))
+    output_of(context).result(state, tree(state))
 
 
 @app.command()
@@ -211,7 +219,7 @@ def report(
 
     wanted = tuple(f.value for f in formats or (ReportFormat.MD, ReportFormat.HTML))
     files = {name: str(path) for name, path in write_report(run_dir, wanted).items()}
-    _output(context).result({"files": files}, "\n".join(files[name] for name in sorted(files)))
+    output_of(context).result({"files": files}, "\n".join(files[name] for name in sorted(files)))
 
 
 @app.command()
@@ -225,7 +233,7 @@ def explain(
     from hybrid.report.render import explain as explain_placement
 
     text = explain_placement(run_dir, capability)
-    _output(context).result({"capability": capability, "explanation": text}, text.rstrip("\n"))
+    output_of(context).result({"capability": capability, "explanation": text}, text.rstrip("\n"))
 
 
 @app.command()
@@ -248,7 +256,7 @@ def export(
         for row in exported.manifest["capabilities"]
     ]
     result = {"folder": str(exported.folder), "manifest": exported.manifest}
-    _output(context).result(result, f"{table(rows)}\n{exported.folder}")
+    output_of(context).result(result, f"{table(rows)}\n{exported.folder}")
 
 
 @app.command()
@@ -261,27 +269,13 @@ def transfer(
     everything: Annotated[
         bool, typer.Option("--all", help="Also measure documents that were optimised and did not ship.")
     ] = False,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Precision of its weights.", show_default=_RUNS),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where it runs.", show_default=_RUNS)
-    ] = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Whether it reads chat turns.", show_default=_RUNS)
-    ] = None,
-    separator: Annotated[str | None, typer.Option(help="Text between document and prompt.", show_default=_RUNS)] = None,
-    end_of_answer: Annotated[
-        str | None, typer.Option(help="The token that ends an answer; empty: its own.", show_default=_RUNS)
-    ] = None,
-    gguf_file: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A GGUF inside the folder.", show_default=_RUNS)
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the budget, the batch size or the threads of the run."),
-    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    chat: Chat = None,
+    separator: Separator = None,
+    end_of_answer: EndOfAnswer = None,
+    gguf_file: GgufFile = None,
+    overrides: Limits = None,
     json: Json = False,
 ) -> None:
     """Measure the documents of a finished run on another model.
@@ -292,10 +286,9 @@ def transfer(
     from hybrid.pipeline.transfer import transfer_to
     from hybrid.report.transfer_text import to_text
 
-    output = _output(context)
+    output = output_of(context)
     display = make_display(output.as_json)
-    settings = {"dtype": dtype, "device": device, "chat": chat, "skill_separator": separator}
-    settings |= {"end_of_answer": end_of_answer, "gguf_file": gguf_file}
+    settings = loading(dtype, device, chat, separator, end_of_answer, gguf_file)
     try:
         report, folder = transfer_to(
             run_dir, model, settings, everything=everything, overrides=overrides or [], on_event=display.event
@@ -316,14 +309,7 @@ def schema(context: typer.Context, json: Json = False) -> None:
     from hybrid.config.loader import config_json_schema
 
     document = config_json_schema()
-    _output(context).result(document, dumps(document, indent=2))
-
-
-def _output(context: typer.Context) -> Output:
-    output = context.find_object(Output)
-    if output is None:
-        raise RuntimeError("the command line is started by hybrid.cli.edge.execute")
-    return output
+    output_of(context).result(document, dumps(document, indent=2))
 
 
 def _load(config: Path, overrides: list[str] | None) -> LoadedConfig:
@@ -345,7 +331,7 @@ def _run(
     from hybrid.cli.display import make_display
     from hybrid.pipeline.run import run as run_pipeline
 
-    output = _output(context)
+    output = output_of(context)
     folder = out if out is not None else Path("runs") / loaded.config.name
     display = make_display(output.as_json)
     try:

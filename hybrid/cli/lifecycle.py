@@ -6,21 +6,23 @@ Each parses its arguments, calls one function of the product, and prints what it
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from hybrid.cli.output import Output
-
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A run folder.", exists=True, file_okay=False, show_default=False)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Limits = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the budget, the batch size or the threads of the run."),
-]
-_RUNS = "as in the run"
+from hybrid.cli.options import (
+    Chat,
+    Device,
+    Dtype,
+    EndOfAnswer,
+    GgufFile,
+    Json,
+    Limits,
+    RunFolder,
+    Separator,
+    loading,
+    output_of,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -41,23 +43,12 @@ def replace(
             "--out", metavar="DIR2", file_okay=False, help="The new run folder.", show_default="DIR-<name of the model>"
         ),
     ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Precision of its weights.", show_default=_RUNS),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where it runs.", show_default=_RUNS)
-    ] = None,
-    chat: Annotated[
-        bool | None, typer.Option("--chat/--no-chat", help="Whether it reads chat turns.", show_default=_RUNS)
-    ] = None,
-    separator: Annotated[str | None, typer.Option(help="Text between document and prompt.", show_default=_RUNS)] = None,
-    end_of_answer: Annotated[
-        str | None, typer.Option(help="The token that ends an answer; empty: its own.", show_default=_RUNS)
-    ] = None,
-    gguf_file: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A GGUF inside the folder.", show_default=_RUNS)
-    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    chat: Chat = None,
+    separator: Separator = None,
+    end_of_answer: EndOfAnswer = None,
+    gguf_file: GgufFile = None,
     overrides: Limits = None,
     json: Json = False,
 ) -> None:
@@ -70,10 +61,9 @@ def replace(
     from hybrid.report.lifecycle_text import moves_text
     from hybrid.report.schema import load_report
 
-    output = _output(context)
+    output = output_of(context)
     display = make_display(output.as_json)
-    settings = {"dtype": dtype, "device": device, "chat": chat, "skill_separator": separator}
-    settings |= {"end_of_answer": end_of_answer, "gguf_file": gguf_file}
+    settings = loading(dtype, device, chat, separator, end_of_answer, gguf_file)
     try:
         path = replace_base(run_dir, model, settings, out, overrides=overrides or [], on_event=display.event)
     finally:
@@ -119,7 +109,7 @@ def review(
 
     if out is not None and not apply:
         raise UsageError("--out names the run that carries the review out; it needs --apply")
-    output = _output(context)
+    output = output_of(context)
     display = make_display(output.as_json)
     path: Path | None = None
     folder: Path | None = None
@@ -141,10 +131,3 @@ def review(
     if path is not None:
         told += f"\n{history_text(load_report(path))}\n{path}"
     output.result(result, told)
-
-
-def _output(context: typer.Context) -> Output:
-    output = context.find_object(Output)
-    if output is None:
-        raise RuntimeError("the command line is started by hybrid.cli.edge.execute")
-    return output

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid.cli.output import Output
+from hybrid.cli.options import Json, output_of
 
 router = typer.Typer(
     name="router",
@@ -36,7 +36,7 @@ def fit(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", dir_okay=False, help="Write the YAML block there too.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    json: Json = False,
 ) -> None:
     """Fit the thresholds of `router:` and its stated confidence; prints the block to paste."""
     from hybrid.router.fit import fit as fitted
@@ -55,7 +55,4 @@ def fit(
         data["held_out"] = scored
     if out is not None:
         write_text(out, block)
-    output = context.find_object(Output)
-    if output is None:
-        raise RuntimeError("the command line is started by hybrid.cli.edge.execute")
-    output.result(data, "\n".join([*lines, "", block]))
+    output_of(context).result(data, "\n".join([*lines, "", block]))

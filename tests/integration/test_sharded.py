@@ -1,13 +1,11 @@
 """The backend over two processes: the completions of one, every error where it belongs, no hang."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from backend_tiny import load_tiny, save_adapter, save_tiny
+from two_processes import launch
 
 from hybrid.backends.base import Request, Sampling
 from hybrid.backends.transformers_backend import TransformersBackend
@@ -99,13 +97,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]
     folder = save_tiny(out / "tiny")
     for seed, name in enumerate("ab"):
         save_adapter(out / name, load_tiny(folder), seed=seed + 1)
-    (out / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(out / "script.py"), str(Path(__file__).parent), str(folder), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-9000:]
-    return out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return out, launch(SCRIPT, folder, out, timeout_s=300)
 
 
 @pytest.mark.slow

@@ -1,15 +1,12 @@
 """A base that two processes hold half of each (FSDP2, gloo on a CPU): the training of one process, whole files, real halves."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from two_processes import launch
 from weights_tiny import load, make_job, save_tiny, train, without_seconds
 
 from hybrid.backends.doctor import _processes
@@ -83,14 +80,8 @@ def job(method: str, folder: Path, out: Path):
 def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict]]:
     out = tmp_path_factory.mktemp("fsdp2")
     folder = save_tiny(out / "tiny")
-    (out / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(out / "script.py"), str(Path(__file__).parent), str(folder), str(out)]
     announced = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **announced}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-6000:]
-    return folder, out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return folder, out, launch(SCRIPT, folder, out, extra=announced)
 
 
 @pytest.mark.slow

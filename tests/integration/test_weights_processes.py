@@ -1,12 +1,10 @@
 """Two processes, gloo on a CPU: a step shared, one set of files, one result, resumed to the same bytes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import launch
 from weights_tiny import hashes, make_job, save_tiny, train, without_seconds
 
 SCRIPT = """
@@ -45,14 +43,7 @@ for method in ("grpo", "sft", "distill", "warm"):
 def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict]]:
     out = tmp_path_factory.mktemp("processes")
     folder = save_tiny(out / "tiny")
-    (out / "script.py").write_text(SCRIPT)
-    # `accelerate launch --cpu` starts one process alone unless MPI is there; torchrun is what it uses elsewhere.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(out / "script.py"), str(Path(__file__).parent), str(folder), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder, out, [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return folder, out, launch(SCRIPT, folder, out)
 
 
 @pytest.mark.slow

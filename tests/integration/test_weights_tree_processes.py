@@ -1,12 +1,9 @@
 """Tree search on two processes, gloo on a CPU: every prompt is one process's, critics are everyone's, the result is one."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import launch
 from weights_tiny import save_tiny
 
 SCRIPT = """
@@ -39,13 +36,7 @@ for use in ("advantages", "best_leaf"):
 @pytest.mark.slow
 def test_two_processes_grow_each_tree_once_and_resume_to_the_same_bytes(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "tiny")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(tmp_path / "script.py"), str(Path(__file__).parent), str(folder), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
-    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
+    first, second = launch(SCRIPT, folder, tmp_path)
     assert first == second
     for use, leaves in (("advantages", 4 * 2 * 6), ("best_leaf", 8 * 6)):
         assert first[use]["hashes"] == first[use]["again"]
