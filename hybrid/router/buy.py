@@ -85,10 +85,9 @@ def settle(route: Route, bids: Mapping[ArmName, Bid], policy: RouterConfig) -> R
     """The route after buying. Total: any bids, none at all included, lead to one placement, with the reason."""
     chosen = best(bids, policy.buy)
     told = "; ".join(bids[arm].told for arm in ARMS if arm in bids) or "no arm could be built"
-    reasons = [
-        *route.reasons,
-        f"bought evidence, since the weakest link {route.link:.2f} is below {policy.buy_below:.2f}: {told}",
-    ]
+    weak = f"the weakest link {route.link:.2f} is below {policy.buy_below:.2f}"
+    why = weak if route.link < policy.buy_below else f"the rules end at {route.placement} with an arm open"
+    reasons = [*route.reasons, f"bought evidence, since {why}: {told}"]
     link = certainty(chosen, bids, policy.open_above)
     stated = round(calibrated(link, policy.confidence), 4)
     settled = replace(route, confidence=stated, link=round(link, 4), fallback=None, bought=True, open=())

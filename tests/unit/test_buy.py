@@ -172,3 +172,10 @@ def test_declared_terms_break_ties() -> None:
 def test_more_calls_never_turn_weights_into_text(calls: float, more: float, tokens: int, training: float) -> None:
     few, many = (standing(declared(calls_per_day=n), POLICY, tokens, training).prefers for n in (calls, calls + more))
     assert (few, many) != ("weights", "text")
+
+
+def test_what_was_bought_says_why():
+    weak = settle(Route("weights", (), 0.5, link=0.5), bids(weights=0.2), POLICY)
+    assert "since the weakest link 0.50 is below 0.80" in weak.reasons[0]
+    ended = settle(Route("neither", (), 0.97, link=0.97, open=("weights",)), bids(weights=0.2), POLICY)
+    assert "since the rules end at neither with an arm open" in ended.reasons[0]
