@@ -35,9 +35,7 @@ def lora(folder: Path, base: LoadedModel, seed: int, *, frozen_a: bool = False, 
     model = get_peft_model(tiny_model(), LoraConfig(**config))
     torch.manual_seed(100 + seed)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-        elif "lora_A" in name and not frozen_a:
+        if "lora_B" in name or ("lora_A" in name and not frozen_a):
             torch.nn.init.normal_(parameter, std=0.2)
     if frozen_a:
         torch.manual_seed(7)

@@ -20,14 +20,20 @@ ANSWERS = {"first": ("x", "ab"), "second": ("y", "ba"), "third": ("z", "ab")}
 SWARM = "{search: cma, evaluations: 14, population: 4, examples: 16, block: 8}"
 
 
-def make(folder: Path, swarm: str = SWARM, last: str = "", order: tuple[str, ...] = ("third", "first", "second")) -> Path:
+def make(
+    folder: Path, swarm: str = SWARM, last: str = "", order: tuple[str, ...] = ("third", "first", "second")
+) -> Path:
     """`first` and `second` learn one answer each; `third`, written before them, wants that of `first`."""
     save_tiny(folder / "tiny")
     for name, (letter, answer) in ANSWERS.items():
         (folder / name).mkdir()
         for split, size in SIZES.items():
             rows = [
-                {"id": f"{split}-{i}", "prompt": f"{letter}{'tscf'[list(SIZES).index(split)]}{i} =", "reference": answer}
+                {
+                    "id": f"{split}-{i}",
+                    "prompt": f"{letter}{'tscf'[list(SIZES).index(split)]}{i} =",
+                    "reference": answer,
+                }
                 for i in range(size)
             ]
             (folder / name / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
