@@ -8,7 +8,7 @@ unmerging in bfloat16 drifts. Does not: generate (see `transformers_backend`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,25 @@ from hybrid.backends.quantization import refuse_merge
 from hybrid.errors import AdapterError
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 12
+
+
+class Gates:
+    """Factors on the rank of an adapter, one list for every row of the batch that is computed."""
+
+    def __init__(self) -> None:
+        self._rows: torch.Tensor | None = None
+
+    def set(self, rows: Sequence[Sequence[float]]) -> None:
+        """The factors (rows, rank) of the batch to come, in its order."""
+        self._rows = torch.tensor(rows, dtype=torch.float32)
+
+    def __call__(self, _module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        rows = self._rows
+        if rows is None or output.ndim != 3 or output.shape[0] != rows.shape[0] or output.shape[2] != rows.shape[1]:
+            raise AdapterError("this model does not keep a batch's rows apart, so mixtures cannot share one")
+        if rows.dtype != output.dtype or rows.device != output.device:
+            self._rows = rows = rows.to(device=output.device, dtype=output.dtype)
+        return output * rows[:, None, :]
 
 
 class AdapterShelf:
@@ -52,6 +71,20 @@ class AdapterShelf:
             yield
         finally:
             self._switch(None)
+
+    @contextmanager
+    def gated(self, stack: Adapter) -> Iterator[Gates]:
+        """Inside, the base computes with `stack`, each row of a batch with its own factors on the stack's rank."""
+        with self.active(stack):
+            name = self._names[stack.sha256]
+            gates = Gates()
+            layers = [layer.lora_A[name] for layer in self._peft.modules() if name in getattr(layer, "lora_A", ())]
+            hooks = [layer.register_forward_hook(gates) for layer in layers]
+            try:
+                yield gates
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def _switch(self, name: str | None) -> None:
         """Between calls every adapter is off, so that whoever uses the base directly gets the bare base."""
