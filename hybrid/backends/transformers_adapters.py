@@ -34,8 +34,10 @@ class Gates:
         self._rows = torch.tensor(rows, dtype=torch.float32)
 
     def __call__(self, _module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """As a forward hook: the output (rows, tokens, rank) times the factors. Raises AdapterError for another shape."""
         rows = self._rows
-        if rows is None or output.ndim != 3 or output.shape[0] != rows.shape[0] or output.shape[2] != rows.shape[1]:
+        shape = (output.shape[0], output.shape[-1])
+        if rows is None or output.ndim != 3 or shape != tuple(rows.shape):
             raise AdapterError("this model does not keep a batch's rows apart, so mixtures cannot share one")
         if rows.dtype != output.dtype or rows.device != output.device:
             self._rows = rows = rows.to(device=output.device, dtype=output.dtype)

@@ -39,13 +39,15 @@ LEAST_FRESH = 32
 class Composed:
     """A search and what came of it.
 
-    `built` is the adapter of the arm; None where nothing beat the base on the fresh examples. `chosen` names it: `mixture`, or
+    `mixture` is what the search found (None: the base), `built` the adapter of the arm; None where nothing beat the base on the
+    fresh examples. `chosen` names it: `mixture`, or
     an expert. `fresh` are scores there, of `base`, `mixture` and the best expert by its name. `evaluations` counts the
     mixtures looked at, `asked` their answers, `saved` the answers that racing spared.
     """
 
     experts: tuple[str, ...]
     coefficients: Point
+    mixture: Adapter | None
     built: Adapter | None
     chosen: str
     fresh: Mapping[str, Interval]
@@ -146,6 +148,7 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
     return Composed(
         experts=tuple(named),
         coefficients=found,
+        mixture=rivals["mixture"],
         built=rivals[chosen],
         chosen=chosen,
         fresh={name: mean_interval(m.values, 0.95, 0) for name, m in measured.items()},
