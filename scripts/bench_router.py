@@ -70,6 +70,12 @@ class Compared:
         best, mine = self.of(ORACLE, "worth"), self.of(name, "worth")
         return self.interval(lambda at: float((best - mine)[at].sum() / max((best - self.base)[at].sum(), 1e-9)))
 
+    def hindsight(self, name: str) -> tuple[float, float, float]:
+        """Regret against the best that any of the policies came to on each world, which no policy could have chosen: it takes the
+        luckier of all, and the ungated ones too."""
+        best, mine = np.max([self.of(n, "worth") for n in self.names], axis=0), self.of(name, "worth")
+        return self.interval(lambda at: float((best - mine)[at].sum() / max((best - self.base)[at].sum(), 1e-9)))
+
     def share(self, name: str, what: str = "tokens") -> tuple[float, float, float]:
         """Cost as a share of the oracle's, over all rows together."""
         whole, mine = self.of(ORACLE, what), self.of(name, what)
@@ -105,12 +111,13 @@ def shown(found: tuple[float, float, float], signed: bool = False) -> str:
 
 def table(found: Compared) -> str:
     """Every policy: what it places right, what it is worth, what it costs."""
-    head = "| policy | right | sealed test | worth | regret | cost (tokens) | cost (CPU) |\n|---|---|---|---|---|---|---|\n"
+    head = "| policy | right | sealed test | worth | regret | regret, hindsight | cost (tokens) | cost (CPU) |\n"
+    head += "|---|---|---|---|---|---|---|---|\n"
     rows = []
     for name in found.names:
         cells = (
             name, shown(found.mean(name, "right")), shown(found.mean(name, "test")), shown(found.mean(name, "worth")),
-            shown(found.regret(name)), shown(found.share(name)), shown(found.share(name, "cpu")),
+            shown(found.regret(name)), shown(found.hindsight(name)), shown(found.share(name)), shown(found.share(name, "cpu")),
         )  # fmt: skip
         rows.append("| " + " | ".join(cells) + " |")
     return head + "\n".join(rows)

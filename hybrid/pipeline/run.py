@@ -196,7 +196,9 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         others = [o.texts["draft"] for o in [*outcomes[i + 1 :], *outcomes[:i]]]
         with session.stage(capability.name, "probe") as note:
             context = probe_context_of(session, capability)
-            outcome.probed = profile_capability(context, outcome.texts, irrelevant_text(own, others, config.seed))
+            mine = [outcome.texts["seed"], outcome.texts["oracle"]]
+            control = irrelevant_text(own, others, config.seed, mine=mine)
+            outcome.probed = profile_capability(context, outcome.texts, control)
             kinds = [label.kind for label in outcome.labels]
             outcome.probed.profile["lapse_share"] = lapse_probe(
                 kinds.count("defect"), kinds.count("lapse"), document=outcome.texts["seed"], source="seed"
@@ -229,7 +231,7 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
         assert outcome.route is not None and outcome.probed is not None
         outcome.previous = previous_built(session, outcome.capability)
         improver = Improver(session, outcome.capability)
-        improver.know(outcome.route.kind, outcome.probed.best_text)
+        improver.know(outcome.route.sure_kind, outcome.probed.best_text)
         if session.before(outcome.capability.name) is None:  # what shipped before is judged as it is, not routed anew
             outcome.route = buy(session, improver, outcome.route, outcome.improved)
         outcome.terms = _terms(session, outcome)
