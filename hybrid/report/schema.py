@@ -52,6 +52,7 @@ from hybrid.report.parts import (
     TrainingMemory,
     TrainingPoint,
 )
+from hybrid.report.parts_compose import Composition
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.report.parts_lifecycle import HistoryEntry, Moves
 from hybrid.store.atomic import canonical_json
@@ -68,6 +69,7 @@ __all__ = [
     "Calibration",
     "CapabilityReport",
     "Collateral",
+    "Composition",
     "Count",
     "Counterfactual",
     "Delta",
@@ -196,6 +198,8 @@ class Report(Part):
     router: RouterFacts
     gate: GateFacts | None = None
     schedule: Schedule | None
+    composition: Composition | None = None
+    """One merged adapter against several; null where none was offered (`weights.compose`)."""
     moves: Moves | None = None
     """What a new base moved; null for a run that did not replace one."""
     warnings: tuple[Text, ...]
