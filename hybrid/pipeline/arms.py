@@ -31,7 +31,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged adapter (`hybrid.pipeline.compose`) on `confirm` and on the variants, and its gate against the base."""
+    """The merged adapter (`hybrid.pipeline.merge`) on `confirm` and on the variants, and its gate against the base."""
 
     confirm: Measurement
     variant: Measurement | None

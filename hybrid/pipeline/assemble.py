@@ -22,7 +22,7 @@ from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline import assemble_generality, assemble_lifecycle
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
-from hybrid.pipeline.compose import MERGED
+from hybrid.pipeline.merge import MERGED
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
 from hybrid.pipeline.probing import kind_of
 from hybrid.pipeline.session import Session
@@ -44,7 +44,7 @@ def assemble(
     created: str,
     wall_seconds: float,
     schedule: r.Schedule | None = None,
-    composition: r.Composition | None = None,
+    merger: r.Merger | None = None,
 ) -> r.Report:
     """The report of a finished run. `created` and `wall_seconds` come from the events: a later attempt keeps them."""
     info = session.backend.info()
@@ -75,7 +75,7 @@ def assemble(
             **config.gate.ship.model_dump(include={"alpha", "minimum_effect", "multiplicity"}), family=len(adjusted)
         ),
         schedule=schedule,
-        composition=composition,
+        merger=merger,
         moves=assemble_lifecycle.moves_of(session, outcomes),
         warnings=session.told(),
         provenance=r.Provenance(

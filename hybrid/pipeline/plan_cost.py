@@ -344,11 +344,11 @@ def ship_calls(sizes: Sizes, arms: Estimate, documents: Estimate, attribution: i
 
 def merge_calls(config: Config, sizes: Sizes, trainings: Estimate) -> tuple[Calls, ...]:
     """A merged adapter for this capability and others: every scale and the own adapter on `search`, the best on `confirm` and the
-    variants. Nothing without `weights.compose`, or where nothing is trained."""
-    compose = config.weights.compose
-    if compose is None:
+    variants. Nothing without `weights.merge`, or where nothing is trained."""
+    merge = config.weights.merge
+    if merge is None:
         return ()
-    search = (len(compose.scales) + 1) * sizes.search
+    search = (len(merge.scales) + 1) * sizes.search
     gate = sizes.confirm + sizes.variant
     typical, upper = min(1, trainings.typical), min(1, trainings.upper)
     return (

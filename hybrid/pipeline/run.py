@@ -19,10 +19,10 @@ from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig, resolved_json
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
-from hybrid.pipeline import compose, judges, workers
+from hybrid.pipeline import judges, merge, workers
 from hybrid.pipeline.arms import Built, Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
-from hybrid.pipeline.assemble_compose import composition_of
+from hybrid.pipeline.assemble_merge import merger_of
 from hybrid.pipeline.attribution import left_out
 from hybrid.pipeline.buying import buy
 from hybrid.pipeline.follow import follow, join, open_backend
@@ -159,11 +159,11 @@ def _lead(
         _count_shares(session)
         return _write_profiles(session, outcomes)
     shared = _improve(session, outcomes)
-    offered = compose.offer(session, outcomes)
+    offered = merge.offer(session, outcomes)
     for outcome in outcomes:
         _judge(session, outcome, offered)
     _place(session, outcomes)
-    settled = compose.settle(session, outcomes, offered)
+    settled = merge.settle(session, outcomes, offered)
     for outcome in outcomes:
         _verify(session, outcome)
     path = _report(session, outcomes, shared, settled)
@@ -284,7 +284,7 @@ def _arms_to_build(session: Session, outcome: Outcome) -> tuple[ArmName, ...]:
     return (*arms, "weights") if hot and arms == ("skill",) else arms
 
 
-def _judge(session: Session, outcome: Outcome, offered: compose.Offered | None) -> None:
+def _judge(session: Session, outcome: Outcome, offered: merge.Offered | None) -> None:
     if not outcome.improved.built:
         return
     with session.stage(outcome.capability.name, "ship") as note:
@@ -310,7 +310,7 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
         for arm, verdict in o.shipping.verdicts.items()
     }
     asked |= {
-        f"{o.capability.name}/{compose.MERGED}": o.shipping.merged.verdict
+        f"{o.capability.name}/{merge.MERGED}": o.shipping.merged.verdict
         for o in outcomes
         if o.shipping is not None and o.shipping.merged is not None
     }
@@ -322,8 +322,8 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
             outcome.verdicts = {arm: corrected[f"{outcome.capability.name}/{arm}"] for arm in shipping.verdicts}
             outcome.asked = {arm: verdict.p for arm, verdict in outcome.verdicts.items()}
             if shipping.merged is not None:
-                outcome.asked[compose.MERGED] = shipping.merged.verdict.p
-            outcome.merged_verdict = corrected.get(f"{outcome.capability.name}/{compose.MERGED}")
+                outcome.asked[merge.MERGED] = shipping.merged.verdict.p
+            outcome.merged_verdict = corrected.get(f"{outcome.capability.name}/{merge.MERGED}")
         # Without a counterfactual the fallback is built only where the text arm found nothing.
         fallback = None if "skill" in outcome.improved.built else outcome.route.fallback
         wanted = placed_arms(outcome.route, session.method(outcome.capability.name), outcome.capability.name in forced)
@@ -388,11 +388,11 @@ def _write_profiles(session: Session, outcomes: Sequence[Outcome]) -> Path:
 
 
 def _report(
-    session: Session, outcomes: Sequence[Outcome], shared: Sequence[Shared], settled: compose.Settled | None
+    session: Session, outcomes: Sequence[Outcome], shared: Sequence[Shared], settled: merge.Settled | None
 ) -> Path:
     path = session.folder.path / "report" / "placement.json"
     faultpoint("stage.report")
-    told = schedule_of(shared), composition_of(settled, session.loaded.config.seed)
+    told = schedule_of(shared), merger_of(settled, session.loaded.config.seed)
     report = assemble(session, outcomes, _created(session), _wall_seconds(session), *told)
     write_text(path, report.to_json())
     write_report(session.folder.path, session.loaded.config.report.formats)

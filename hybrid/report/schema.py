@@ -52,7 +52,7 @@ from hybrid.report.parts import (
     TrainingMemory,
     TrainingPoint,
 )
-from hybrid.report.parts_compose import Composition
+from hybrid.report.parts_merge import Merger
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.report.parts_lifecycle import HistoryEntry, Moves
 from hybrid.store.atomic import canonical_json
@@ -69,7 +69,7 @@ __all__ = [
     "Calibration",
     "CapabilityReport",
     "Collateral",
-    "Composition",
+    "Merger",
     "Count",
     "Counterfactual",
     "Delta",
@@ -198,8 +198,8 @@ class Report(Part):
     router: RouterFacts
     gate: GateFacts | None = None
     schedule: Schedule | None
-    composition: Composition | None = None
-    """One merged adapter against several; null where none was offered (`weights.compose`)."""
+    merger: Merger | None = None
+    """One merged adapter against several; null where none was offered (`weights.merge`)."""
     moves: Moves | None = None
     """What a new base moved; null for a run that did not replace one."""
     warnings: tuple[Text, ...]

@@ -1,15 +1,15 @@
-"""The report's account of a merge of adapters. Does not: measure or decide (see `compose`)."""
+"""The report's account of a merge of adapters. Does not: measure or decide (see `merge`)."""
 
 from __future__ import annotations
 
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement, Verdict
-from hybrid.pipeline.compose import Merge, Settled
+from hybrid.pipeline.merge import Merge, Settled
 from hybrid.report.parts import Effect, Estimate
-from hybrid.report.parts_compose import Composition, MergeMember, MergeTried
+from hybrid.report.parts_merge import Merger, MergeMember, MergeTried
 
 
-def composition_of(settled: Settled | None, seed: int) -> Composition | None:
+def merger_of(settled: Settled | None, seed: int) -> Merger | None:
     """What was tried, what each capability says, and the decision; None where nothing was offered."""
     if settled is None:
         return None
@@ -23,7 +23,7 @@ def composition_of(settled: Settled | None, seed: int) -> Composition | None:
         search = {name: estimate(m) for name, m in merge.search.items()}
         return MergeTried(scale=merge.scale, rank=merge.rank, search=search)
 
-    return Composition(
+    return Merger(
         tried=tuple(tried(merge) for merge in offered.tried),
         chosen=offered.best.scale,
         members={

@@ -15,17 +15,17 @@ from test_pipeline_training import EQUAL, GOOD, SIZES
 from test_pipeline_training import World as Trained
 
 from hybrid.backends.base import Adapter
-from hybrid.config.compose import ComposeConfig
+from hybrid.config.merge import MergeConfig
 from hybrid.config.loader import load_config
 from hybrid.evidence.types import Verdict
-from hybrid.pipeline import compose as compose_module
-from hybrid.pipeline.compose import Merge
+from hybrid.pipeline import merge as merge_module
+from hybrid.pipeline.merge import Merge
 from hybrid.pipeline.plan import plan
 from hybrid.pipeline.run import run
 from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
 from hybrid.report.schema import Report, load_report
-from hybrid.router.compose import MergeCase, decide
+from hybrid.router.merge import MergeCase, decide
 
 
 def against(low: float, decision: str = "accept") -> Verdict:
@@ -66,10 +66,10 @@ def test_only_what_is_shown_everywhere_is_merged(lows: list[float], effect: floa
 
 
 def test_scales_are_checked() -> None:
-    assert ComposeConfig().scales == (1.0, 0.7, 0.5)
+    assert MergeConfig().scales == (1.0, 0.7, 0.5)
     for wrong in ([], [1.0, 1.0], [0.0], [float("nan")], [11.0]):
         with pytest.raises(ValidationError):
-            ComposeConfig(scales=wrong)  # type: ignore[arg-type]
+            MergeConfig(scales=wrong)  # type: ignore[arg-type]
 
 
 class Two(Trained):
@@ -87,9 +87,9 @@ class Two(Trained):
         signs = "  - {name: signs, source: {type: jsonl, path: signs}, grader: {type: exact}}\nprobe:"
         scales = ", ".join(f"{scale:g}" for scale in whole)
         config = config.replace("minimum_effect: 0.1", "minimum_effect: 0.2")  # what 24 examples can show
-        config = config.replace("probe:", signs) + f"weights: {{compose: {{scales: [{scales}]}}}}\n"
+        config = config.replace("probe:", signs) + f"weights: {{merge: {{scales: [{scales}]}}}}\n"
         (folder / "config.yaml").write_text(config, encoding="utf-8")
-        monkeypatch.setattr(compose_module, "_merged", self._merge)
+        monkeypatch.setattr(merge_module, "_merged", self._merge)
 
     def _merge(self, session: Any, config: Any, adapters: Sequence[Adapter]) -> tuple[Merge, ...]:
         assert len(adapters) == 2
@@ -98,7 +98,7 @@ class Two(Trained):
             folder = self.folder / "merges" / name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "adapter_model.safetensors").write_text(name, encoding="utf-8")
-            made.append(Merge(config.weights.compose.scales[number], Adapter(folder, name), 32, {}))
+            made.append(Merge(config.weights.merge.scales[number], Adapter(folder, name), 32, {}))
         return tuple(made)
 
     def _train(self, loaded: Any, job: Any, cache: Path, on_progress: Any) -> Any:
@@ -125,7 +125,7 @@ class Two(Trained):
 def test_a_merge_that_does_everything_ships_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = Two(tmp_path, monkeypatch, {1.0: "q", 0.5: "qs"})
     report = world.go_on()
-    found = report.composition
+    found = report.merger
     assert found is not None and found.merged
     assert (found.chosen, list(found.members)) == (0.5, ["marks", "signs"])
     assert [round(t.search["signs"].mean, 2) for t in found.tried] == [0.0, 1.0]
@@ -145,7 +145,7 @@ def test_a_merge_that_does_everything_ships_for_all(tmp_path: Path, monkeypatch:
 
 def test_a_merge_that_forgets_one_leaves_the_separate_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Two(tmp_path, monkeypatch, {1.0: "s"}).go_on()
-    found = report.composition
+    found = report.merger
     assert found is not None and not found.merged
     assert found.why[0].startswith("marks: ")
     assert found.members["signs"].against_own.low > -0.2 and found.members["marks"].against_own.high < -0.5
@@ -159,7 +159,7 @@ def test_a_merge_that_forgets_one_leaves_the_separate_adapters(tmp_path: Path, m
 def test_the_plan_counts_the_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = Two(tmp_path, monkeypatch, {1.0: "qs"})
     with_it = plan(load_config(world.folder / "config.yaml", ()))
-    without = plan(load_config(world.folder / "config.yaml", ["weights.compose=null"]))
+    without = plan(load_config(world.folder / "config.yaml", ["weights.merge=null"]))
     stages = {s.stage: s.calls.upper for s in with_it.capabilities[0].stages}
     assert stages["merged"] == 2 * SIZES["search"] + SIZES["confirm"] + SIZES.get("variant", 0)
     assert "merged" not in {s.stage for s in without.capabilities[0].stages}

@@ -1,9 +1,9 @@
 """One merged adapter or separate ones: what the composer decides on worlds of two procedures, and what a merge would cost.
 
-    python scripts/bench_compose.py --seeds 0-4        # what docs/composition.md holds
+    python scripts/bench_merge.py --seeds 0-4        # what docs/composition.md holds
 
 For each seed and method (GRPO, SFT) a world of two capabilities that only weights can learn (a mark with an operation each),
-taken through `hybrid run` with `weights.compose`. Two marks need two operations, so a merge has to keep both apart; beside it the
+taken through `hybrid run` with `weights.merge`. Two marks need two operations, so a merge has to keep both apart; beside it the
 same world with one operation for both marks, where one adapter's work helps the other's. The run merges on `search`, asks the
 gates on `confirm` and reports the sealed test of what ships.
 
@@ -60,7 +60,7 @@ def make_world(seed: int, world: str, method: str, folder: Path) -> Path:
         "  grpo: {steps: 40, prompts_per_step: 8, generations: 8, learning_rate: 0.0005}",
         "  sft: {steps: 60, learning_rate: 0.001}",
         "  checkpoint_every: 20",
-        "  compose: {scales: [1.0, 0.8, 0.65, 0.5]}",
+        "  merge: {scales: [1.0, 0.8, 0.65, 0.5]}",
         f"gate: {{ship: {{minimum_effect: {MINIMUM_EFFECT}}}}}",
         f"seed: {seed}",
     ]
@@ -71,9 +71,9 @@ def make_world(seed: int, world: str, method: str, folder: Path) -> Path:
 
 def told(report: Report) -> dict[str, Any]:
     """What is kept of a report."""
-    found = report.composition
+    found = report.merger
     return {
-        "composition": None if found is None else found.model_dump(mode="json"),
+        "merger": None if found is None else found.model_dump(mode="json"),
         "placements": {c.name: c.placement for c in report.capabilities},
         "test": {
             c.name: c.arms.weights.test.mean if c.arms.weights is not None and c.arms.weights.test is not None else None
@@ -85,7 +85,7 @@ def told(report: Report) -> dict[str, Any]:
 def row_of(seed: int, method: str, world: str, kept: dict[str, Any]) -> str:
     """One line of the table."""
     head = f"| {world} | {method} | {seed} "
-    found = kept["composition"]
+    found = kept["merger"]
     if found is None:
         return (
             head + "| - | - | - | not offered: " + ", ".join(f"{n} {p}" for n, p in kept["placements"].items()) + " |"
@@ -107,7 +107,7 @@ def summary(kept: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
     out = []
     for world in WORLDS:
         for method in METHODS:
-            found = [k["composition"] for w, m, k in kept if (w, m) == (world, method) and k["composition"]]
+            found = [k["merger"] for w, m, k in kept if (w, m) == (world, method) and k["merger"]]
             if not found:
                 continue
             ships = wilson(sum(f["merged"] for f in found), len(found))
@@ -125,7 +125,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--out", type=Path, default=Path("runs/compose"))
+    parser.add_argument("--out", type=Path, default=Path("runs/merge"))
     args = parser.parse_args()
     print("| world | method | seed | own, search | merged, search | merged minus own, confirm | decision |")
     print("|---|---|---|---|---|---|---|")

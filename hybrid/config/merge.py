@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from hybrid.config.section import Section
 
 
-class ComposeConfig(Section):
+class MergeConfig(Section):
     """One adapter instead of several: sums of the adapters that were trained, each against the separate ones by the gate.
 
     It ships only where it is not shown to be worse than each capability's own adapter (`gate.ship.minimum_effect`) and passes

@@ -5,7 +5,7 @@
 
 The merge is exact (`hybrid.weights.compose.materialise`): the weight changes are added, whatever the adapters' scalings. It meets
 `confirm` together with the arms, counts as an arm of its own in the correction, and stands in for the capabilities' own adapters
-where `hybrid.router.compose` says so; the sealed test is then opened for it alone.
+where `hybrid.router.merge` says so; the sealed test is then opened for it alone.
 
 Does not: merge adapters that read a document, or know how a merge is computed.
 """
@@ -23,7 +23,7 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline.arms import Built, arms_of
 from hybrid.pipeline.session import Session
-from hybrid.router.compose import MergeCase, MergeDecision, decide
+from hybrid.router.merge import MergeCase, MergeDecision, decide
 from hybrid.router.place import place
 from hybrid.store.faults import faultpoint
 
@@ -69,19 +69,19 @@ class Settled:
 def offer(session: Session, outcomes: Sequence[Outcome]) -> Offered | None:
     """Merge the adapters that were built without a document, and measure the merges on every member's `search`.
 
-    None without `weights.compose`, and where there are no two different adapters; what cannot be merged is a warning.
+    None without `weights.merge`, and where there are no two different adapters; what cannot be merged is a warning.
     """
     config = session.loaded.config
     members = {o.capability.name: o for o in outcomes if _alone(o) is not None}
     adapters = {name: found for name, o in members.items() if (found := _alone(o)) is not None}
     different = list({a.sha256: a for a in adapters.values()}.values())
-    if config.weights.compose is None or len(different) < 2:
+    if config.weights.merge is None or len(different) < 2:
         return None
     with session.stage(MERGED, "search") as note:
         try:
             merges = _merged(session, config, different)
         except AdapterError as error:
-            session.warn(f"weights.compose: the adapters were not merged: {error}")
+            session.warn(f"weights.merge: the adapters were not merged: {error}")
             return None
         own = {name: _on_search(session, members[name], adapter) for name, adapter in adapters.items()}
         tried = tuple(
@@ -107,11 +107,11 @@ def _merged(session: Session, config: Config, adapters: Sequence[Adapter]) -> tu
     from hybrid.weights.compose.experts import experts_of
     from hybrid.weights.compose.materialise import materialise
 
-    assert config.weights.compose is not None
+    assert config.weights.merge is not None
     fingerprint = session.backend.info().fingerprint
     experts = experts_of(adapters, fingerprint)
     found = []
-    for scale in config.weights.compose.scales:
+    for scale in config.weights.merge.scales:
         folder = session.folder.path / "checkpoints" / MERGED / f"scale-{scale:g}"
         made = materialise(experts, [scale] * len(experts), folder, fingerprint, facts={"method": MERGED})
         found.append(Merge(scale, made.adapter, made.rank, {}))

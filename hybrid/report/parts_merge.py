@@ -1,6 +1,6 @@
 """One merged adapter in the place of several, as the report tells it: what was tried, and what each capability says to it.
 
-Frozen records only. Does not: decide (`hybrid.router.compose`) or draw (`compose_text`).
+Frozen records only. Does not: decide (`hybrid.router.merge`) or draw (`merge_text`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MergeMember(Part):
     refused: Text
 
 
-class Composition(Part):
+class Merger(Part):
     """`chosen` is the scale that was best on `search`; `merged` says whether it ships in the place of the own adapters."""
 
     tried: tuple[MergeTried, ...] = Field(min_length=1)

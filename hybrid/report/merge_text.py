@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hybrid.report.lifecycle_text import Table
 from hybrid.report.parts import Effect, Estimate
-from hybrid.report.parts_compose import Composition
+from hybrid.report.parts_merge import Merger
 from hybrid.report.text import interval, line, num, signed
 
 
-def composition_head(found: Composition) -> str:
+def merger_head(found: Merger) -> str:
     """One or two sentences: what was offered, and what became of it."""
     names = ", ".join(line(name, 80) for name in found.members)
     rank = next(t.rank for t in found.tried if t.scale == found.chosen)
@@ -19,7 +19,7 @@ def composition_head(found: Composition) -> str:
     )
 
 
-def tried_table(found: Composition) -> Table:
+def tried_table(found: Merger) -> Table:
     """A row per scale, and the own adapters, on `search`."""
     names = list(found.members)
     own = ("own adapters", *(_estimate(found.members[n].own) for n in names))
@@ -27,7 +27,7 @@ def tried_table(found: Composition) -> Table:
     return ("search split", *(line(n, 80) for n in names)), [own, *rows]
 
 
-def members_table(found: Composition) -> Table:
+def members_table(found: Merger) -> Table:
     """A row per capability: the merge against the base and against the own adapter."""
     head = ("capability", "merge against base, confirm", "merge against own adapter, confirm", "against it")
     rows: list[tuple[str, ...]] = [
