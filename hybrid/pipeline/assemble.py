@@ -161,7 +161,26 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             skill=f"skills/{name}/SKILL.md" if arm in ("skill", "both") else None,
             adapter=f"adapters/{name}" if arm in ("weights", "both") else None,
             method=session.method(name) if arm in ("weights", "both") else None,
+            composition=_composition(outcome, arm),
         ),
+    )
+
+
+def _composition(outcome: Outcome, arm: str | None) -> r.Composition | None:
+    found = next((c for name, c in outcome.improved.composed.items() if name == arm), None)
+    if found is None:
+        return None
+    pairs = zip(found.experts, found.coefficients, strict=True)
+    return r.Composition(
+        search=found.search,
+        ingredients=tuple(r.Ingredient(name=n, coefficient=c) for n, c in pairs),
+        chosen=found.chosen,
+        evaluations=found.evaluations,
+        asked=found.asked,
+        saved=found.saved,
+        fresh={n: r.Estimate(mean=i.mean, low=i.low, high=i.high, n=i.n) for n, i in found.fresh.items()},
+        rank=found.rank,
+        error=found.error,
     )
 
 
