@@ -6,15 +6,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hybrid.config.merge import MergeConfig
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
+from hybrid.config.merge import MergeConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.swarm import SwarmConfig
 from hybrid.config.tree import TreeConfig
+
+MethodName = Literal["grpo", "sft", "distill", "tree", "swarm"]
+"""How an adapter comes about."""
 
 
 class LoraConfig(Section):
@@ -96,15 +100,16 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
-    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
-    arm with its document."""
+    method: MethodName = "grpo"
+    """`tree` searches completions, `swarm` trains nothing and mixes finished adapters: see their sections. `distill` also builds
+    the text arm, and teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
+    swarm: SwarmConfig = SwarmConfig()
     warm_start: WarmStartConfig | None = None
     """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -127,7 +132,8 @@ class WeightsConfig(Section):
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
         if self.warm_start is not None and not self.reinforces:
-            raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+            other = "trains nothing" if self.method == "swarm" else "is supervised from its first step"
+            raise ValueError(f"warm_start goes before grpo; method {self.method} {other}")
         return self
 
     @model_validator(mode="after")
@@ -198,7 +204,9 @@ class WeightsConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one training, without a warm start's."""
+        """Optimiser steps of one training, without a warm start's; none where adapters are mixed."""
+        if self.method == "swarm":
+            return 0
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 

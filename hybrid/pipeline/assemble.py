@@ -22,8 +22,8 @@ from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline import assemble_generality, assemble_lifecycle
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
-from hybrid.pipeline.merge import MERGED
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
+from hybrid.pipeline.merge import MERGED
 from hybrid.pipeline.probing import kind_of
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.shared_job import SHARED
@@ -166,6 +166,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
             skill=f"skills/{name}/SKILL.md" if arm in ("skill", "both") else None,
             adapter=f"adapters/{name}" if arm in ("weights", "both") else None,
             method=_method(session, outcome) if arm in ("weights", "both") else None,
+            composition=_composition(outcome, arm),
         ),
     )
 
@@ -173,6 +174,24 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
 def _method(session: Session, outcome: Outcome) -> str:
     trained = session.method(outcome.capability.name)
     return f"{trained}, {MERGED}" if outcome.merged else trained
+
+
+def _composition(outcome: Outcome, arm: str | None) -> r.Composition | None:
+    found = next((c for name, c in outcome.improved.composed.items() if name == arm), None)
+    if found is None:
+        return None
+    pairs = zip(found.experts, found.coefficients, strict=True)
+    return r.Composition(
+        search=found.search,
+        ingredients=tuple(r.Ingredient(name=n, coefficient=c) for n, c in pairs),
+        chosen=found.chosen,
+        evaluations=found.evaluations,
+        asked=found.asked,
+        saved=found.saved,
+        fresh={n: r.Estimate(mean=i.mean, low=i.low, high=i.high, n=i.n) for n, i in found.fresh.items()},
+        rank=found.rank,
+        error=found.error,
+    )
 
 
 def _profile(outcome: Outcome) -> dict[str, r.ProbeResult]:

@@ -6,7 +6,7 @@ from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Measurement, Verdict
 from hybrid.pipeline.merge import Merge, Settled
 from hybrid.report.parts import Effect, Estimate
-from hybrid.report.parts_merge import Merger, MergeMember, MergeTried
+from hybrid.report.parts_merge import MergeMember, Merger, MergeTried
 
 
 def merger_of(settled: Settled | None, seed: int) -> Merger | None:

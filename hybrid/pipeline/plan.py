@@ -104,7 +104,7 @@ def _capability(
     counter: _Tokens,
     together: Estimate,
 ) -> CapabilityPlan:
-    config = loaded.config
+    config = loaded.config.model_copy(update={"weights": loaded.config.weights_of(capability.name)})
     sizes = sizes_of(loaded, capability, everyone)
     settings = next(c for c in config.capabilities if c.name == capability.name)
     given = (capability.seed_skill is not None, bool(settings.oracle or capability.oracle))

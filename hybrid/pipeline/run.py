@@ -47,6 +47,7 @@ from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_sess
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
+from hybrid.pipeline.swarm import check_folders, composed_last
 from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.lapse import lapse_probe
@@ -236,7 +237,8 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
     """Build every arm; the trainings in which capabilities shared an adapter."""
     config = session.loaded.config
     asked: list[Asked] = []
-    for outcome in outcomes:
+    check_folders(session)
+    for outcome in (outcomes[i] for i in composed_last(session, [o.capability.name for o in outcomes])):
         assert outcome.route is not None and outcome.probed is not None
         outcome.previous = previous_built(session, outcome.capability)
         improver = Improver(session, outcome.capability)
@@ -251,6 +253,8 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
             improver.improve(arms, fallback, outcome.improved)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             offer_carried(session, outcome.capability, outcome.route, outcome.improved)
+            if (own := outcome.improved.built.get("weights")) is not None and own.adapter is not None:
+                session.adapters[outcome.capability.name] = own.adapter
             faultpoint("stage.improve")
         else:
             improver.text(arms, outcome.improved)
@@ -266,7 +270,10 @@ def _terms(session: Session, outcome: Outcome) -> Standing:
     config = session.loaded.config
     probing = session.ledger.stages(outcome.capability.name).get("probe")
     each = (probing.tokens_in + probing.tokens_out) / max(probing.calls, 1) if probing is not None else 0.0
-    tokens = training_completions(config.weights, train=len(outcome.capability.splits["train"])) * each
+    tokens = (
+        training_completions(config.weights_of(outcome.capability.name), train=len(outcome.capability.splits["train"]))
+        * each
+    )
     document = session.backend.count_tokens(outcome.probed.best_text)
     return standing(outcome.probed.profile, config.router, document, token_cost(tokens, 0.0, tokens))
 

@@ -25,6 +25,7 @@ from hybrid.report.parts import (
     Artifacts,
     Calibration,
     Collateral,
+    Composition,
     Count,
     Counterfactual,
     Delta,
@@ -35,6 +36,7 @@ from hybrid.report.parts import (
     Formats,
     Free,
     GateVerdict,
+    Ingredient,
     Kind,
     LedgerTotals,
     ModelFacts,
@@ -52,9 +54,9 @@ from hybrid.report.parts import (
     TrainingMemory,
     TrainingPoint,
 )
-from hybrid.report.parts_merge import Merger
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.report.parts_lifecycle import HistoryEntry, Moves
+from hybrid.report.parts_merge import Merger
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -69,7 +71,7 @@ __all__ = [
     "Calibration",
     "CapabilityReport",
     "Collateral",
-    "Merger",
+    "Composition",
     "Count",
     "Counterfactual",
     "Delta",
@@ -83,8 +85,10 @@ __all__ = [
     "GateVerdict",
     "Generality",
     "HistoryEntry",
+    "Ingredient",
     "Kind",
     "LedgerTotals",
+    "Merger",
     "ModelFacts",
     "Moves",
     "Number",

@@ -15,8 +15,8 @@ from test_pipeline_training import EQUAL, GOOD, SIZES
 from test_pipeline_training import World as Trained
 
 from hybrid.backends.base import Adapter
-from hybrid.config.merge import MergeConfig
 from hybrid.config.loader import load_config
+from hybrid.config.merge import MergeConfig
 from hybrid.evidence.types import Verdict
 from hybrid.pipeline import merge as merge_module
 from hybrid.pipeline.merge import Merge
