@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
+from hybrid.config.merge import MergeConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
@@ -120,6 +121,8 @@ class WeightsConfig(Section):
     unknown_facts: UnknownFacts = "keep"
     """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
     trained on like others, left out, or taught to be answered with the capability's `abstain` answer."""
+    merge: MergeConfig | None = None
+    """Offer one merged adapter in the place of the capabilities' own ones; none keeps them separate."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
@@ -163,6 +166,8 @@ class WeightsConfig(Section):
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
             )
+        if self.schedule.tasks == "shared" and self.merge is not None:
+            raise ValueError("schedule.tasks: shared trains one adapter already; leave merge out")
         if self.schedule.tasks == "shared" and (self.unknown_facts != "keep" or self.generality.augment != "none"):
             raise ValueError(
                 "schedule.tasks: shared trains every row as it is; leave unknown_facts and generality.augment at their "

@@ -114,6 +114,7 @@ def _capability(
         **({"buy": bought} if (bought := cost.buy_calls(config, sizes, capability.name)) else {}),
         "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),
         "weights": cost.repeated(_weights_calls(config, sizes, together), work.trainings),
+        **({"merged": merged} if (merged := cost.merge_calls(config, sizes, work.trainings)) else {}),
         "ship": cost.ship_calls(sizes, work.arms, work.documents, config.skill.attribution),
         "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
     }

@@ -362,6 +362,21 @@ def ship_calls(sizes: Sizes, arms: Estimate, documents: Estimate, attribution: i
     )
 
 
+def merge_calls(config: Config, sizes: Sizes, trainings: Estimate) -> tuple[Calls, ...]:
+    """A merged adapter for this capability and others: every scale and the own adapter on `search`, the best on `confirm` and the
+    variants. Nothing without `weights.merge`, or where nothing is trained."""
+    merge = config.weights.merge
+    if merge is None:
+        return ()
+    search = (len(merge.scales) + 1) * sizes.search
+    gate = sizes.confirm + sizes.variant
+    typical, upper = min(1, trainings.typical), min(1, trainings.upper)
+    return (
+        Calls(what="merged adapters on search", typical=search * typical, upper=search * upper),
+        Calls(what="merged adapter at the gate", typical=gate * typical, upper=gate * upper),
+    )
+
+
 def verify_calls(sizes: Sizes, arms: Estimate, collateral_examples: int) -> tuple[Calls, ...]:
     """Base and arms on the sealed `test`; variants without an arm; other capabilities under the placed change."""
     others = sum(min(n, collateral_examples) for n in sizes.others)

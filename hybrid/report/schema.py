@@ -56,6 +56,7 @@ from hybrid.report.parts import (
 )
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.report.parts_lifecycle import HistoryEntry, Moves
+from hybrid.report.parts_merge import Merger
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -87,6 +88,7 @@ __all__ = [
     "Ingredient",
     "Kind",
     "LedgerTotals",
+    "Merger",
     "ModelFacts",
     "Moves",
     "Number",
@@ -200,6 +202,8 @@ class Report(Part):
     router: RouterFacts
     gate: GateFacts | None = None
     schedule: Schedule | None
+    merger: Merger | None = None
+    """One merged adapter against several; null where none was offered (`weights.merge`)."""
     moves: Moves | None = None
     """What a new base moved; null for a run that did not replace one."""
     warnings: tuple[Text, ...]
