@@ -45,7 +45,9 @@ from hybrid.weights.compose.experts import experts_of
 from hybrid.weights.compose.materialise import materialise
 
 LAYOUTS = {"angle": "<{}>", "square": "[{}]", "sure": "{}~9"}
-SEARCH, TEST, FEW = 200, 150, 48
+SEARCH, TEST, FRESH, FEW = 200, 150, 48, 24
+CHAIN_EVALUATIONS = 40
+"""A search without a slope to follow is as flat at the end as at the start."""
 KINDS = {
     "sft": {"method": "sft", "warm_start": None},
     "grpo": {"method": "grpo"},
@@ -107,7 +109,7 @@ def experts_in(world: World) -> list[str]:
 def write_rows(world: World, name: str, folder: Path, seed: int) -> None:
     """Rows of a capability, no prompt twice."""
     composite = name in COMPOSITES
-    sizes = {"train": FEW if composite else 160, "search": SEARCH if composite else FEW, "confirm": 8}
+    sizes = {"train": FRESH if composite else 160, "search": SEARCH if composite else FEW, "confirm": 8}
     sizes["test"] = TEST if composite else FEW
     rng, seen = random.Random(f"rows {seed} {name}"), set()
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ def world_config(seed: int, folder: Path, evaluations: int) -> tuple[LoadedConfi
         "  warm_start: {steps: 8, batch: 16, learning_rate: 0.001}",
         "  grpo: {steps: 12, prompts_per_step: 4, generations: 8, learning_rate: 0.001}",
         "  checkpoint_every: 20",
-        f"  swarm: {{evaluations: {evaluations}, population: 10, examples: {SEARCH}}}",
+        f"  swarm: {{evaluations: {evaluations}, population: 10, examples: {SEARCH}, block: 20}}",
         f"seed: {seed}",
     ]
     (folder / "config.yaml").write_text("\n".join(text) + "\n", encoding="utf-8")
@@ -186,6 +188,8 @@ class Bench:
         """What a search over the experts finds on a composite."""
         loaded = self.session.loaded
         swarm = loaded.config.weights.swarm.model_copy(update={"search": search, "experts": tuple(experts)})
+        if name == "chain":
+            swarm = swarm.model_copy(update={"evaluations": CHAIN_EVALUATIONS})
         self.session.loaded, self.session.adapters = with_weights(loaded, swarm=swarm), experts
         found = compose(self.session, self.by_name[name], f"{kind}-{search}", "")
         self.session.loaded = loaded
@@ -432,7 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--out", type=Path, default=Path("runs/swarm"))
-    parser.add_argument("--evaluations", type=int, default=100, help="mixtures of one search")
+    parser.add_argument("--evaluations", type=int, default=80, help="mixtures of one search")
     args = parser.parse_args()
     wall, processor = time.monotonic(), time.process_time()
     records = []
