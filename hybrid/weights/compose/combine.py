@@ -2,12 +2,12 @@
 
     combine(experts, (0.5, 0.5), "ties", density=0.5, seed=0)      # modules at one rank, as `mix` gives them
 
-They add up (or vote on) the A and the B of the experts separately, each with the root of its coefficient. The product of two sums
-is not the sum of the products, so none of them is the weighted sum of the weight changes: of two random experts with weights .6
-and .4 they are off by about .95 (`linear`), .96 (`ties`) and more than 2 (`dare_linear`) of its norm; `mix` is exact. TIES (Yadav et
-al. 2023, 2306.01708) keeps the `density` largest numbers and lets signs vote, DARE (Yu et al. 2023, 2311.03099) keeps a random
-share and rescales it. What they are worth is for a gate to say. The arithmetic is PEFT's own; scalings are read as `experts`
-does.
+They add up (or vote on) the A and the B of the experts separately, each with the root of its coefficient. The product of two
+sums is not the sum of the products, so none of them is the weighted sum of the weight changes: of two random experts with
+weights .6 and .4 they are off by about .95 (`linear`), .96 (`ties`) and more than 2 (`dare_linear`) of its norm; `mix` is exact.
+TIES (Yadav et al. 2023, 2306.01708) keeps the `density` largest numbers and lets signs vote, DARE (Yu et al. 2023, 2311.03099)
+keeps a random share and rescales it. What they are worth is for a gate to say. The arithmetic is PEFT's own; scalings are read
+as `experts` does.
 
 Does not: need a base, or touch torch's global random state.
 """
