@@ -13,7 +13,11 @@ from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.svf import SvfConfig
 from hybrid.config.tree import TreeConfig
+
+TrainerName = Literal["grpo", "sft", "distill", "tree"]
+MethodName = Literal["grpo", "sft", "distill", "tree", "svf"]
 
 
 class LoraConfig(Section):
@@ -95,15 +99,16 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
-    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
-    arm with its document."""
+    method: MethodName = "grpo"
+    """`tree` searches completions, `svf` trains singular values, see their sections. `distill` also builds the text arm, and
+    teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
+    svf: SvfConfig = SvfConfig()
     warm_start: WarmStartConfig | None = None
     """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -123,6 +128,10 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
+        if self.warm_start is not None and self.method == "svf":
+            raise ValueError(
+                "warm_start: method svf begins at the base; its experts are too small to be taught answers"
+            )
         if self.warm_start is not None and not self.reinforces:
             raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
         return self
@@ -151,8 +160,8 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _shared_is_trained_in_one_go(self) -> WeightsConfig:
-        if self.schedule.tasks == "shared" and self.method not in ("grpo", "sft"):
-            raise ValueError(f"schedule.tasks: shared needs method grpo or sft, not {self.method}")
+        if self.schedule.tasks == "shared" and self.trainer not in ("grpo", "sft"):
+            raise ValueError(f"schedule.tasks: shared needs method grpo, sft or svf, not {self.method}")
         if self.schedule.tasks == "shared" and self.warm_start is not None:
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
@@ -167,7 +176,7 @@ class WeightsConfig(Section):
     @property
     def phase(self) -> int:
         """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
-        return self.grpo.iterations if self.method == "grpo" else 1
+        return self.grpo.iterations if self.trainer == "grpo" else 1
 
     @model_validator(mode="after")
     def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
@@ -179,12 +188,19 @@ class WeightsConfig(Section):
     def title(self) -> str:
         """The method in words, for a report."""
         uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
+        if self.method == "svf":
+            return f"svf by {self.svf.train}"
         return uses[self.tree.use] if self.method == "tree" else self.method
+
+    @property
+    def trainer(self) -> TrainerName:
+        """How gradients are made."""
+        return trainer_of(self.method, self.svf)
 
     @property
     def reinforces(self) -> bool:
         """Whether every step generates completions and learns from their rewards."""
-        return reinforces(self.method, self.tree)
+        return reinforces(self.method, self)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -197,6 +213,12 @@ class WeightsConfig(Section):
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 
-def reinforces(method: str, tree: TreeConfig) -> bool:
+def trainer_of(method: MethodName, svf: SvfConfig) -> TrainerName:
+    """How a training by `method` makes gradients."""
+    return svf.train if method == "svf" else method
+
+
+def reinforces(method: MethodName, weights: WeightsConfig) -> bool:
     """Whether a training by `method` generates completions in every step and learns from their rewards."""
-    return method == "grpo" or (method == "tree" and tree.use == "advantages")
+    trainer = trainer_of(method, weights.svf)
+    return trainer == "grpo" or (trainer == "tree" and weights.tree.use == "advantages")

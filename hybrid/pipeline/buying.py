@@ -47,7 +47,7 @@ def unsupported(config: Config) -> str | None:
         return "this backend does not train"
     if config.router.counterfactual:
         return "every arm is built anyway (router.counterfactual)"
-    if config.weights.method != "grpo":
+    if config.weights.trainer != "grpo":
         return f"method {config.weights.method} cannot be ended at a rung and gone on with"
     if config.weights.schedule.tasks == "shared":
         return "adapters are shared (weights.schedule.tasks)"

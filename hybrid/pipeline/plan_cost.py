@@ -273,7 +273,7 @@ def buy_calls(config: Config, sizes: Sizes, name: str) -> tuple[Calls, ...]:
     every look at them, at the text and at the base. Nothing where it never buys (see `hybrid.pipeline.buying`)."""
     router, steps = config.router, rungs(config)
     bought = router.buy_below > 0 and not router.counterfactual and name not in router.force and bool(steps)
-    if not bought or config.weights.method != "grpo" or config.weights.schedule.tasks == "shared":
+    if not bought or config.weights.trainer != "grpo" or config.weights.schedule.tasks == "shared":
         return ()
     if sizes.search < router.buy.examples:
         return ()

@@ -6,6 +6,7 @@ from hybrid.weights.base import Method, WeightTrainer
 from hybrid.weights.distill import DistillTrainer
 from hybrid.weights.grpo import GrpoTrainer
 from hybrid.weights.sft import SftTrainer
+from hybrid.weights.svf.trainer import SvfTrainer
 from hybrid.weights.tree.trainer import TreeTrainer
 
 
@@ -16,5 +17,6 @@ def build_trainer(method: Method) -> WeightTrainer:
         "sft": SftTrainer(),
         "distill": DistillTrainer(),
         "tree": TreeTrainer(),
+        "svf": SvfTrainer(),
     }
     return trainers[method]
