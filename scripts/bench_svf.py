@@ -34,7 +34,7 @@ from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.config.schema import DirectionsConfig, ModelConfig
 from hybrid.store.atomic import write_json
 
-STEPS = 60
+STEPS, EVERY = 30, 3
 SVF_RATE = {"grpo": 1e-2, "sft": 1e-2}
 ARMS: dict[str, tuple[str, str, DirectionsConfig | None]] = {
     "LoRA r=16, GRPO": ("lora", "grpo", None),
@@ -56,7 +56,7 @@ def run_seed(seed: int, root: Path) -> dict[str, Any]:
     for name, (kind, trainer, directions) in ARMS.items():
         rate = (SVF_RATE if kind == "svf" else LORA_RATE)[trainer]
         out = root / str(seed) / f"{kind}-{trainer}-0"
-        job = make_job(task, out, seed, kind, trainer, steps=STEPS, every=5, rate=rate, directions=directions)
+        job = make_job(task, out, seed, kind, trainer, steps=STEPS, every=EVERY, rate=rate, directions=directions)
         result = train(job, root)
         row: dict[str, Any] = {"test": found["base"], "numbers": 0, "note": result.note, "steps": result.steps}
         if result.checkpoints:
@@ -163,8 +163,9 @@ def report(found: Mapping[int, Mapping[str, Any]]) -> str:
     every = [m for r in rows for m in r["arms"].values() if "merged" in m]
     out += [
         "",
-        f"- merged into the base against beside it: scores differ by {max(m['merged'] for m in every):.1e} of the greatest at most; "
-        f"after taking it out again by {max(m['restored'] for m in every):.1e}",
+        "- merged into the base against beside it: scores differ by at most "
+        f"{max(m['merged'] for m in every):.1e} of the greatest; after taking it out again by "
+        f"{max(m['restored'] for m in every):.1e}",
     ]
     for name in ("SVF, GRPO", "SVF, SFT"):
         mean, most = zip(*[r["arms"][name]["factors"] for r in rows if "factors" in r["arms"][name]], strict=True)

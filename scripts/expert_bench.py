@@ -14,9 +14,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 import reference_language as language
+import torch
 from bench_order import STUDENT
 from make_world import GUESSED, operation_rows
+from safetensors.torch import save
 
+from hybrid.backends.adapters import inspect_adapter, read_config, read_tensors, write_manifest
 from hybrid.backends.base import Adapter, Backend, Request, Sampling
 from hybrid.backends.loading import LoadedModel, load_base
 from hybrid.backends.transformers_backend import TransformersBackend
@@ -33,6 +36,7 @@ from hybrid.config.schema import (
     TransformersBackendConfig,
     WeightsConfig,
 )
+from hybrid.store.atomic import write_bytes, write_json
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.build import build_trainer
 from hybrid.weights.schedule import plain
@@ -161,7 +165,30 @@ def over_seeds(values: Sequence[float], sign: bool = False) -> str:
 
 def numbers(adapter: Adapter) -> int:
     """Trained numbers of an adapter."""
-    from hybrid.backends.adapters import read_tensors
-
     tensors: dict[str, Any] = read_tensors(adapter.path)
     return sum(int(t.numel()) for t in tensors.values())
+
+
+def add_loras(folders: Sequence[Path], weights: Sequence[float], out: Path, base_fingerprint: str) -> Adapter:
+    """sum of w_k B_k A_k as one LoRA: the matrices side by side, each expert's scaling and weight in its B. Exact, as PEFT's
+    `cat` is without rank-stabilised scaling."""
+    tensors = [read_tensors(folder) for folder in folders]
+    configs = [read_config(folder) for folder in folders]
+    joined: dict[str, Any] = {}
+    for name in tensors[0]:
+        dim = 0 if ".lora_A." in name else 1
+        scaled = [
+            found[name] if dim == 0 else found[name] * (w * _scaling(config))
+            for w, found, config in zip(weights, tensors, configs, strict=True)
+        ]
+        joined[name] = torch.cat(scaled, dim=dim).contiguous()
+    rank = sum(int(config["r"]) for config in configs)
+    write_bytes(out / "adapter_model.safetensors", save(joined, metadata={"format": "pt"}))
+    write_json(out / "adapter_config.json", configs[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False})
+    write_manifest(out, base_fingerprint, {"method": "cat"})
+    return inspect_adapter(out)
+
+
+def _scaling(config: dict[str, Any]) -> float:
+    rank = float(config["r"])
+    return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
