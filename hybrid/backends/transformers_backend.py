@@ -27,6 +27,7 @@ from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.ranks import Ranked
 from hybrid.backends.sampling import SeededChoice
+from hybrid.backends.svf.basis import bases_of
 from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_ranks import target_ranks
 from hybrid.capability.types import Message
@@ -65,9 +66,9 @@ class TransformersBackend:
     """The `Backend` over a loaded base.
 
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
-    report should mention: a batch size that had to be lowered because the accelerator's memory ran out, and a model
-    with which shared beginnings cannot be used. `share_prefixes=False` sends every row through `generate`. `batch_rows` is
-    the most rows in a batch at present.
+    report should mention: a batch size that had to be lowered because the accelerator's memory ran out, a model with
+    which shared beginnings cannot be used, and kept singular directions that were damaged. `share_prefixes=False` sends
+    every row through `generate`. `batch_rows` is the most rows in a batch at present.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TransformersBackend:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What went other than configured, oldest first."""
-        return tuple(self._warnings)
+        return (*self._warnings, *bases_of(self._loaded.model).warnings)
 
     def info(self) -> ModelInfo:
         """Facts of the base model."""
