@@ -22,7 +22,7 @@ import torch
 from transformers import GenerationConfig
 
 from hybrid.backends import prefix, rendering
-from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
+from hybrid.backends.base import Adapter, Completion, Mixture, ModelInfo, Request, Sampling
 from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.ranks import Ranked
@@ -142,6 +142,23 @@ class TransformersBackend:
                     self._all(rows, lambda batch: self._answers(batch, sampling), done)
             self._prefixes.trim()
         return done
+
+    def generate_mixed(
+        self, requests: Sequence[Request], sampling: Sampling, mixtures: Sequence[Mixture]
+    ) -> list[Completion]:
+        """See `MixingBackend`. Prompts are computed in full: what rows begin with differs with their mixture."""
+        if len({mixture.stack.sha256 for mixture in mixtures}) != 1 or len(mixtures) != len(requests):
+            raise ValueError("mixtures of one stack, one for each request")
+        rows = sorted(self._encode(requests, sampling), key=lambda row: (-len(row.ids), row.place))
+        done: dict[int, Completion] = {}
+        with self._shelf.gated(mixtures[0].stack) as gates, torch.inference_mode():
+
+            def answers(batch: Sequence[_Row]) -> list[list[int]]:
+                gates.set([mixtures[row.place].gates for row in batch])
+                return self._answers(batch, sampling)
+
+            self._all(rows, answers, done)
+        return [done[place] for place in range(len(requests))]
 
     def _batches(self, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
         """Rows cut into batches of the current size."""
