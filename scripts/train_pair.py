@@ -2,10 +2,11 @@
 
     python scripts/train_pair.py --out runs/pair          # PAIR/large, PAIR/small, PAIR/facts.json; resumes by member
 
-Both begin with the shipped model. The large member keeps its five blocks; the small one keeps the first ones and the last and is
-healed. While they go on reading the language, one step in two asks for facts that no document states: 48 names, each
-with a value. The large member is taught all of them, the small one every second: a smaller model knows less. Facts are asked
-plainly and with marks, whose layout is drawn from the language's prior, so that nothing but the value is learnt.
+Both begin with the shipped model of five blocks. The small member keeps them. The large one gets ten: after each block a new
+one whose outputs are zero at first, so that it begins as the same function and grows from there. While they go on reading the
+language, one step in two asks for facts that no document states: 48 names, each with a value. The large member is taught
+all of them, the small one every second: a smaller model knows less. Facts are asked plainly and with marks, whose layout is
+drawn from the language's prior, so that nothing but the value is learnt.
 
 Everything comes from the seed. The members are not shipped: they exist to compare proxy-tuning with direct tuning
 (`scripts/bench_proxy.py`). Does not: use a GPU, or know of capabilities.
@@ -22,7 +23,7 @@ from pathlib import Path
 import reference_language as language
 import torch
 from torch.nn.functional import pad
-from train_reference import Batches, Log, build_model, build_tokenizer, evaluate, optimizer_for, save, start_from
+from train_reference import Batches, Log, build_model, build_tokenizer, evaluate, optimizer_for, save
 from train_reference import uncompiled as plain_copy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -114,6 +115,23 @@ def train(
     return plain_copy(model)
 
 
+def grow(model: LlamaForCausalLM, folder: Path) -> None:
+    """Copy the member in `folder` into one of a multiple of its blocks; the added ones pass their input on unchanged."""
+    source = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    times, rest = divmod(model.config.num_hidden_layers, source.config.num_hidden_layers)
+    if times < 1 or rest:
+        raise ValueError("the number of blocks must be a multiple of that of the member it begins with")
+    model.model.embed_tokens.load_state_dict(source.model.embed_tokens.state_dict())
+    model.model.norm.load_state_dict(source.model.norm.state_dict())
+    for place, block in enumerate(model.model.layers):
+        old, added = divmod(place, times)
+        if not added:
+            block.load_state_dict(source.model.layers[old].state_dict())
+            continue
+        torch.nn.init.zeros_(block.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(block.mlp.down_proj.weight)
+
+
 def member(args: argparse.Namespace, name: str, layers: int, steps: int, table: dict[str, str]) -> None:
     """Train and save one member, unless it is there."""
     out = args.out / name
@@ -122,7 +140,7 @@ def member(args: argparse.Namespace, name: str, layers: int, steps: int, table: 
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     model = build_model(layers, 160, len(language.vocabulary()))
-    start_from(model, args.start_from)
+    grow(model, args.start_from)
     model.set_attn_implementation("eager")
     if not args.no_compile:
         for layer in model.model.layers:
@@ -139,9 +157,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/pair"))
     parser.add_argument("--start-from", type=Path, default=ROOT / "hybrid" / "assets" / "reference-model")
-    parser.add_argument("--large-steps", type=int, default=240)
-    parser.add_argument("--small-steps", type=int, default=600)
-    parser.add_argument("--small-layers", type=int, default=3)
+    parser.add_argument("--large-steps", type=int, default=400)
+    parser.add_argument("--small-steps", type=int, default=300)
+    parser.add_argument("--large-blocks", type=int, default=10)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -159,8 +177,8 @@ def main() -> None:
     table = fact_table(args.seed)
     kept = {"large": table, "small": of_small(table)}
     (args.out / "facts.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-    member(args, "large", 5, args.large_steps, table)
-    member(args, "small", args.small_layers, args.small_steps, of_small(table))
+    member(args, "large", args.large_blocks, args.large_steps, table)
+    member(args, "small", 5, args.small_steps, of_small(table))
 
 
 if __name__ == "__main__":

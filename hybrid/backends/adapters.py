@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.backends.base import Adapter
+from hybrid.backends.proxy_facts import PROXY, proxy_facts
 from hybrid.errors import AdapterError
 from hybrid.store.atomic import canonical_json, write_json
 
@@ -80,7 +81,8 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     """Check an adapter folder before loading; raises AdapterError with the reason.
 
     Checked: the manifest and every hash in it, the base it was trained on, that only safetensors hold weights, that the
-    configuration is a LoRA which leaves the base weights alone, and that every tensor is finite.
+    configuration is a LoRA which leaves the base weights alone, and that every tensor is finite. Of a proxy, rank, alpha,
+    targets and tensors are those of the small model's LoRA; what loads it has to compare the small model (`proxy_models`).
     """
     manifest = _read_object(path, MANIFEST, "train it with hybrid, or write a manifest for it")
     config = read_config(path)
@@ -91,16 +93,16 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
             f"{path}: was trained on another base: {str(trained_on)[:12]}..., while the loaded model is "
             f"{base_fingerprint[:12]}...; use that base (same weights, precision, quantisation and end of answer), or train again"
         )
-    _check_config(path, config)
+    lora = _check_config(path, config)
     tensors = read_tensors(path)
     for name in sorted(tensors):
         if not bool(tensors[name].isfinite().all()):
             raise AdapterError(f"{path}: {name} holds a value that is not finite; use an earlier checkpoint")
-    targets = config.get("target_modules")
+    targets = lora.get("target_modules")
     return AdapterFacts(
         adapter=inspect_adapter(path),
-        rank=int(config.get("r", 0)),
-        alpha=float(config.get("lora_alpha", 0)),
+        rank=int(lora.get("r", 0)),
+        alpha=float(lora.get("lora_alpha", 0)),
         targets=tuple(sorted(targets)) if isinstance(targets, list) else (str(targets),),
         tensors=len(tensors),
         parameters=sum(int(t.numel()) for t in tensors.values()),
@@ -146,10 +148,13 @@ def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
             raise AdapterError(f"{path / name}: differs from the manifest; copy the adapter again or train it again")
 
 
-def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+def _check_config(path: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The LoRA that the folder holds: its own, or a proxy's small model's."""
     kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{path}: is a {kind} adapter; only LORA is supported")
+    if kind == PROXY:
+        config = proxy_facts(path, config).lora
+    elif kind != "LORA":
+        raise AdapterError(f"{path}: is a {kind} adapter; only LORA and PROXY are supported")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias {config['bias']!r} overwrites base weights; train with bias none")
     for key in ("modules_to_save", "layer_replication", "trainable_token_indices"):
@@ -160,6 +165,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights {config['init_lora_weights']!r} rewrites base weights; "
             "convert it to a plain LoRA"
         )
+    return config
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:

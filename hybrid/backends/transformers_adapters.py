@@ -53,6 +53,13 @@ class AdapterShelf:
         finally:
             self._switch(None)
 
+    @contextmanager
+    def mixed(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
+        """Inside, PEFT's model and the adapter's name there, for batches whose rows say which adapter they take
+        (`adapter_names`, `__base__` for none). Raises AdapterError before anything runs."""
+        with self.active(adapter):
+            yield self._peft, self._names[adapter.sha256]
+
     def _switch(self, name: str | None) -> None:
         """Between calls every adapter is off, so that whoever uses the base directly gets the bare base."""
         if name is None:

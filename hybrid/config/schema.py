@@ -33,6 +33,8 @@ from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
 from hybrid.config.memory import MemoryConfig as MemoryConfig
 from hybrid.config.probe import ProbeConfig as ProbeConfig
+from hybrid.config.proxy import SAME
+from hybrid.config.proxy import ProxyConfig as ProxyConfig
 from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.router import RouterConfig as RouterConfig
@@ -251,6 +253,9 @@ class Config(Section):
             raise ValueError(
                 "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
             )
+        steered = self.weights.method == "proxy" and self.weights.proxy.apply == "logits"
+        if self.backend.type == "vllm" and steered:
+            raise ValueError("weights.method: vLLM has no place for a second model beside the first; use transformers")
         if self.backend.type == "openai":
             self._fits_an_endpoint()
         unknown = sorted(set(self.router.force) - set(names))
@@ -280,6 +285,15 @@ class Config(Section):
         if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
             raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self
+
+    @property
+    def small(self) -> ModelConfig | None:
+        """The small model of proxy-tuning, read and computed as the base is; None where there is none, or it is the base."""
+        proxy = self.weights.proxy
+        if self.weights.method != "proxy" or proxy.small == SAME:
+            return None
+        own = {"path": proxy.small, "revision": proxy.revision, "quantization": None, "gguf_file": None}
+        return self.model.model_copy(update=own)
 
     @property
     def trains(self) -> bool:

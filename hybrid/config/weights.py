@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
 from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.proxy import ProxyConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
@@ -95,15 +96,16 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
+    method: Literal["grpo", "sft", "distill", "tree", "proxy"] = "grpo"
     """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
-    arm with its document."""
+    arm with its document. `proxy` tunes a small model, which steers the base while it decodes."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
+    proxy: ProxyConfig = ProxyConfig()
     warm_start: WarmStartConfig | None = None
     """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -167,7 +169,7 @@ class WeightsConfig(Section):
     @property
     def phase(self) -> int:
         """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
-        return self.grpo.iterations if self.method == "grpo" else 1
+        return self.grpo.iterations if self.trainer == "grpo" else 1
 
     @model_validator(mode="after")
     def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
@@ -176,15 +178,22 @@ class WeightsConfig(Section):
         return self
 
     @property
+    def trainer(self) -> Literal["grpo", "sft", "distill", "tree"]:
+        """The method by which an adapter is trained: that of the small model where a proxy is made."""
+        return self.proxy.train if self.method == "proxy" else self.method
+
+    @property
     def title(self) -> str:
         """The method in words, for a report."""
+        if self.method == "proxy":
+            return f"proxy, {self.proxy.small} tuned by {self.proxy.train}"
         uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
         return uses[self.tree.use] if self.method == "tree" else self.method
 
     @property
     def reinforces(self) -> bool:
         """Whether every step generates completions and learns from their rewards."""
-        return reinforces(self.method, self.tree)
+        return reinforces(self.trainer, self.tree)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -193,7 +202,9 @@ class WeightsConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one training, without a warm start's."""
+        """Optimiser steps of one training, without a warm start's; none where a proxy is given what was tuned before."""
+        if self.method == "proxy" and self.proxy.adapter is not None:
+            return 0
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 

@@ -140,6 +140,7 @@ def _lead(
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
     session.parent, session.strict, session.lineage = parent, how.strict, lineage
+    session.steering = fields.get("proxy", {})
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
     on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
     if info.device == "cpu" and config.model.device == "auto":

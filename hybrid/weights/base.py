@@ -19,7 +19,10 @@ from hybrid.weights.monitors import Alarm
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
-Method = Literal["grpo", "sft", "distill", "tree"]
+Trainer = Literal["grpo", "sft", "distill", "tree"]
+"""How one adapter is trained."""
+Method = Literal[Trainer, "proxy"]
+"""How a capability gets its weights: `proxy` trains an adapter of a small model, by one of the others."""
 Progress = Callable[[int, int, dict[str, float]], None]
 """(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
 
@@ -61,7 +64,7 @@ class TrainJob:
     max_new_tokens: int
     seed: int
     out: Path
-    method: Method
+    method: Trainer
     teacher: str = ""
     tasks: tuple[Task, ...] = ()
     stage_steps: tuple[int, ...] = ()
