@@ -5,10 +5,10 @@
 
 The large member of the pair knows 48 facts by heart, the small one every second of them. Two tasks per seed: `operation`, a
 mark that means one operation, and `layout`, facts asked with a mark and answered in angles; training rows of the latter ask
-for 12 facts that both members know, its test for the 36 others. Each task is learnt by a LoRA on the large member (direct), and by
-a LoRA on the small one that steers the large one (proxy); `operation` by GRPO with a KL to the base, too. Beside them stands the
-direct LoRA at other strengths, in logits and in weights. `search` chooses strengths and checkpoints; `test`, all 48 facts asked
-plainly, and operations named directly are then read once.
+for 12 facts that both members know, its test for the 36 others. Each task is learnt by a LoRA on the large member (direct),
+and by a LoRA on the small one that steers the large one (proxy); `operation` by GRPO with a KL to the base, too. Beside them
+stands the direct LoRA at other strengths, in logits and in weights. `search` chooses strengths and checkpoints; `test`, all 48
+facts asked plainly, and operations named directly are then read once.
 
 Intervals are 95 %, Student's t over seeds; the pair is the same for all seeds. A run resumes: what is in --out is not paid for
 again. Does not: place or ship; `hybrid run` with `weights: {method: proxy}` does.
@@ -325,9 +325,9 @@ def speed(root: Path, pair: Path, seed: int, repeats: int = 5) -> dict[str, Any]
 
 
 def pick(rows: Sequence[Mapping[str, Any]], key: str, family: str) -> Mapping[str, Any] | None:
-    """The arm of a family with the best `search` score: the strength nearest to 1 and the earliest step of equals."""
+    """The arm of a family with the best `search` score; of equals the weakest strength and the earliest step."""
     some = [r for r in rows if r["key"] == key and r["family"] == family]
-    return max(some, key=lambda r: (r["search"], -abs(r["alpha"] - 1), -r["step"]), default=None)
+    return max(some, key=lambda r: (r["search"], -r["alpha"], -r["step"]), default=None)
 
 
 def matched(rows: Sequence[Mapping[str, Any]], key: str, score: float) -> Mapping[str, Any] | None:
@@ -420,9 +420,8 @@ def main() -> None:
         print(f"seed {seed} ({time.monotonic() - wall:.0f} s)", flush=True)
     print(report(found))
     if not args.no_speed:
-        print(
-            "\n| rows | base, tokens a second | proxy | share of the base | theoretical floor of the sequence |\n|---|---|---|---|---|"
-        )
+        head = "| rows | base, tokens a second | proxy | share of the base | theoretical floor |"
+        print(f"\n{head}\n|---|---|---|---|---|")
         for rows, s in speed(args.out, args.pair, min(found)).items():
             print(f"| {rows} | {s['base']:.0f} | {s['proxy']:.0f} | {s['share']:.2f} | {s['floor']:.2f} |")
 

@@ -21,7 +21,7 @@ from hybrid.backends.base import Adapter
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.proxy import MixedPair, Pair, ProxyLogits, SamePair
 from hybrid.backends.proxy_facts import ProxyFacts, proxy_facts
-from hybrid.backends.proxy_folder import unpack
+from hybrid.backends.proxy_folder import is_proxy, unpack
 from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.errors import AdapterError, BackendError
 
@@ -45,6 +45,12 @@ class ProxyShelf:
     def small(self) -> LoadedModel | None:
         """The configured small model, loaded and compared with the base; None where none is configured. Raises BackendError."""
         return None if self._load is None else self._loaded(self._load)[0]
+
+    def steers(self, adapter: Adapter) -> bool:
+        """Whether an adapter is a proxy; the folder of one that was used before is not looked at again. Raises AdapterError."""
+        if adapter.sha256 in self._known:
+            return True
+        return adapter.sha256 not in self._base_shelf.attached and is_proxy(adapter)
 
     @contextmanager
     def active(self, adapter: Adapter) -> Iterator[Steer]:

@@ -25,7 +25,6 @@ from hybrid.backends import prefix, rendering
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
 from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
-from hybrid.backends.proxy_folder import is_proxy
 from hybrid.backends.proxy_models import ProxyShelf, Steer
 from hybrid.backends.ranks import Ranked
 from hybrid.backends.sampling import SeededChoice
@@ -134,7 +133,7 @@ class TransformersBackend:
         Batches are cut from the whole call, so that a row has the same neighbours and padding whoever computes it.
         Raises as `generate` does, in every part alike where the request or the adapter is at fault.
         """
-        if adapter is not None and is_proxy(adapter):
+        if adapter is not None and self._proxies.steers(adapter):
             return self._steered_part(
                 self._encode(requests, sampling, self._proxies.positions(adapter)), sampling, adapter, part, parts
             )

@@ -25,8 +25,9 @@ class ProxyConfig(Section):
     """How the small model is tuned; steps, batch and learning rate are those of that section."""
     adapter: str | None = None
     """Folder of a LoRA that the small model was already tuned to, with hybrid's manifest; nothing is trained then."""
-    alphas: tuple[Annotated[float, Field(gt=0, le=16)], ...] = Field(default=(0.5, 1.0, 1.5), min_length=1)
-    """Strengths to try on `search`. Checkpoints are compared at the one nearest to 1, the others are tried on the best one."""
+    alphas: tuple[Annotated[float, Field(gt=0, le=16)], ...] = Field(default=(0.25, 0.5, 1.0, 1.5), min_length=1)
+    """Strengths to try on `search`. Checkpoints are compared at the one nearest to 1, the others are tried on the best one; of
+    equally good ones the weakest is offered."""
     apply: Literal["logits", "weights"] = "logits"
     """`weights` scales the adapter itself by alpha, which is another function of it and costs nothing at decoding; only for
     `small: base`."""

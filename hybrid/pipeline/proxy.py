@@ -1,8 +1,8 @@
 """Proxy-tuning as a weight arm: tune the small model, then find on `search` how strongly it should steer the base.
 
 Every checkpoint of the small model steers the base at the strength nearest to 1; the best of them is tried at the other
-strengths. All of it is the project's measurement, kept as rollouts: a resumed run pays for none of it again. The winner is an
-adapter folder like any other, and goes to the ship gate.
+strengths, and of equally good ones the weakest is offered. All of it is the project's measurement, kept as rollouts: a resumed
+run pays for none of it again. The winner is an adapter folder like any other, and goes to the ship gate.
 
 Does not: open `confirm`, or know how scores are mixed (see `hybrid.backends.proxy`).
 """
@@ -104,7 +104,8 @@ def steer(
             session.warn(f"{capability.name}: {name}: alpha {alpha:g} was refused: {error}")
             continue
         trials.append(Trial(alpha, best[0], adapter, measured))
-    at_best = [t for t in trials if t.step == best[0]]  # the strength nearest to 1 first: ties go to it
+    # Of equals the weakest: it moves least of what nobody asked to change.
+    at_best = sorted((t for t in trials if t.step == best[0]), key=lambda t: t.alpha)
     picked = best_of(session, [(place, t.adapter, t.measured) for place, t in enumerate(at_best)])
     winner = at_best[picked[0]] if picked is not None else None
     if winner is None or not beats(session, winner.measured, start):

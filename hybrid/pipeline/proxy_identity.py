@@ -16,7 +16,7 @@ def steering(loaded: LoadedConfig, backend: Any) -> dict[str, str]:
     such a model, and AdapterError for an adapter that must not be used on it.
     """
     settings = loaded.config.weights.proxy
-    if loaded.config.weights.method != "proxy":
+    if not loaded.config.steers:
         return {}
     found: dict[str, str] = {}
     trained_on = backend.info().fingerprint

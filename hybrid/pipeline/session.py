@@ -94,6 +94,8 @@ class Session:
     """Whether a checkpoint that was skipped is an error."""
     steering: dict[str, str] = field(default_factory=dict)
     """The small model and the ready adapter of proxy-tuning, as the run's identity has them."""
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    """The adapter without a text that each capability's `weights` arm ended with, before any gate: experts for a mixture."""
     lineage: Lineage | None = None
     """The run that this one goes back to, on another base or to carry out a review."""
 
@@ -112,7 +114,7 @@ class Session:
     def method(self, name: str) -> Method:
         """How the adapter of a capability is trained: a text is promoted by distilling it, whatever the others do."""
         before = self.before(name)
-        return "distill" if before and before.action == "promote" else self.loaded.config.weights.method
+        return "distill" if before and before.action == "promote" else self.loaded.config.method_of(name)
 
     def candidate(self, capability: Capability, skill: str = "", adapter: Adapter | None = None) -> Candidate:
         """The base with a skill text, an adapter, both or neither, at the capability's own decoding."""

@@ -24,8 +24,9 @@ from hybrid.pipeline import workers
 from hybrid.pipeline.fork import training_folder
 from hybrid.pipeline.known import Rows
 from hybrid.pipeline.lessons import Lessons
+from hybrid.pipeline.lineage import read_lineage
 from hybrid.pipeline.session import Session
-from hybrid.weights.base import Trainer, TrainJob, TrainResult
+from hybrid.weights.base import Method, TrainJob, TrainResult
 from hybrid.weights.fork import prepare
 from hybrid.weights.monitors import Alarm, unshared_reward
 from hybrid.weights.results import read_result
@@ -47,7 +48,8 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     """The training job that an order names. The same order gives every rank the same job."""
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
-    method: Trainer = order.get("method", config.weights.trainer)
+    weights = config.weights_of(capability.name)
+    method: Method = order.get("method", weights.trainer)
     variants = capability.splits.get("variant", ())
     examples = (*capability.splits["train"], *(variants[i] for i in order.get("variants", ())))
     if "abstained" in order and settings.abstain is not None:
@@ -56,7 +58,6 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         examples = tuple(unknown_row(e, answer) if i in unknown else e for i, e in enumerate(examples))
     if "lessons" in order:
         examples = tuple(examples[row].model_copy(update={"gold": text}) for row, text in order["lessons"])
-    weights = config.weights
     if "rung" in order:
         weights = first_steps(weights, order["rung"])
     return TrainJob(
@@ -86,7 +87,7 @@ def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
     return weights.model_copy(update={"grpo": grpo, "checkpoint_every": min(weights.checkpoint_every, steps)})
 
 
-def _weights_by(weights: WeightsConfig, method: Trainer) -> WeightsConfig:
+def _weights_by(weights: WeightsConfig, method: Method) -> WeightsConfig:
     """The same settings for another method than the configured one, which may have no warm start."""
     if method == weights.trainer:
         return weights if method == weights.method else weights.model_copy(update={"method": method})
@@ -101,7 +102,20 @@ def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any
     gone_back = None if session.lineage is None else session.lineage.capabilities.get(job.capability)
     if gone_back is not None and not rung and (gone_back.changed or session.before(job.capability) is not None):
         fork = None  # other rows, or another task: what was trained for the old ones is not gone on from
+    if fork is not None and not rung and _promoted_there(session, job):
+        fork = (
+            None  # a promotion distilled there, whatever the configuration said: that is no beginning of this training
+        )
     return {"strict": session.strict, "fork": None if fork is None else str(fork)}
+
+
+def _promoted_there(session: Session, job: TrainJob) -> bool:
+    """Whether the run that this one was forked from distilled this capability because a review said so, and this one does not."""
+    if session.parent is None or job.method == "distill":
+        return False
+    lineage = read_lineage(Path(session.parent["folder"]))
+    before = None if lineage is None else lineage.before(job.capability)
+    return before is not None and before.action == "promote"
 
 
 def _inside(session: Session, job: TrainJob) -> Path:
@@ -154,7 +168,7 @@ def train_adapter(
         }
     method = session.method(capability.name)
     if method == "proxy":
-        order["small"] = True
+        order |= {"small": True, "method": session.loaded.config.weights.proxy.train}
     elif method != session.loaded.config.weights.method:
         order["method"] = method
     if lessons is not None:

@@ -8,21 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
-from hybrid.config.weights import reinforces
+from hybrid.config.weights import MethodName, reinforces
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
-Trainer = Literal["grpo", "sft", "distill", "tree"]
-"""How one adapter is trained."""
-Method = Literal[Trainer, "proxy"]
-"""How a capability gets its weights: `proxy` trains an adapter of a small model, by one of the others."""
+Method = MethodName
 Progress = Callable[[int, int, dict[str, float]], None]
 """(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
 
@@ -64,7 +61,7 @@ class TrainJob:
     max_new_tokens: int
     seed: int
     out: Path
-    method: Trainer
+    method: Method
     teacher: str = ""
     tasks: tuple[Task, ...] = ()
     stage_steps: tuple[int, ...] = ()

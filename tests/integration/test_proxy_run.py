@@ -13,6 +13,7 @@ from fakes import FakeBackend
 
 from hybrid.backends.adapters import check_adapter, inspect_adapter, read_tensors
 from hybrid.backends.base import Adapter
+from hybrid.backends.doctor import examine
 from hybrid.config.loader import load_checked, load_config
 from hybrid.config.schema import ProxyConfig
 from hybrid.errors import AdapterError, BackendError, ConfigError, RunFolderError
@@ -118,6 +119,23 @@ def test_the_best_strength_at_the_best_checkpoint_ships(make: Callable[[Truth], 
     assert "Strengths of the proxy" in text
     assert "2 (offered)" in text
     assert "The base's weights are untouched" in text
+
+
+def test_of_equally_good_strengths_the_weakest_is_offered(make: Callable[[Truth], Fake]) -> None:
+    found = make(lambda number, alpha: number % 4 == 0 or alpha > 0).go().capabilities[0]
+    assert found.proxy is not None
+    assert {t.search.mean for t in found.proxy.trials if t.step == 20} == {1.0}
+    assert found.proxy.alpha == 0.5
+
+
+def test_a_capability_may_be_steered_beside_others_that_are_not(make: Callable[[Truth], Fake]) -> None:
+    world = make(stronger)
+    report = world.go("weights.method=grpo", "capabilities[0].method=proxy")
+    found = report.capabilities[0]
+    assert found.proxy is not None
+    assert (found.artifacts.method, found.proxy.alpha) == ("proxy", 2.0)
+    (job,) = world.jobs
+    assert (job.method, job.weights.method) == ("sft", "sft")
 
 
 def test_a_second_run_pays_for_nothing_and_writes_the_same_bytes(make: Callable[[Truth], Fake]) -> None:
@@ -233,6 +251,23 @@ def test_a_scaled_adapter_changes_the_weights_by_exactly_that_much(tmp_path: Pat
         factor = 0.5 if "lora_B" in name else 1.0
         assert (after[name] == factor * tensor).all()
     assert check_adapter(half.path, base.info.fingerprint).adapter == inspect_adapter(half.path)
+
+
+def test_doctor_loads_the_small_model_and_refuses_another_vocabulary(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "base", seed=0)
+    save_tiny(tmp_path / "small", seed=5)
+    extra = "model: {path: base, device: cpu, threads: 1}\nweights: {method: proxy, proxy: {small: small}}\n"
+    write_world(tmp_path, lambda split, i: f"{split[:2]}{i:02d} =", lambda i: "a", extra)
+    loaded = load_config(tmp_path / "config.yaml")
+    (found,) = [f for f in examine(loaded, tmp_path / "cache") if f.name == "model"]
+    assert found.status == "ok"
+    assert "steered by small" in found.detail
+    tokenizer = json.loads((tmp_path / "small" / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (tmp_path / "small" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (found,) = [f for f in examine(loaded, tmp_path / "cache") if f.name == "model"]
+    assert (found.status, "cannot steer" in found.detail) == ("fail", True)
 
 
 def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> None:
