@@ -81,6 +81,13 @@ class AdapterShelf:
         finally:
             home.switch(None)  # whoever uses the base directly gets the bare base
 
+    @contextmanager
+    def mixed(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
+        """Inside, PEFT's model and the adapter's name there, for batches whose rows say which adapter they take
+        (`adapter_names`, `__base__` for none). Raises AdapterError before anything runs."""
+        with self.active(adapter):
+            yield self._homes[adapter.sha256].peft, _name(adapter.sha256)
+
     def _bring(self, wrapper: Wrapper) -> None:
         """Make `wrapper` the one that is in place."""
         if wrapper is self._current:
