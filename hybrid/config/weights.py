@@ -171,7 +171,7 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _shared_is_trained_in_one_go(self) -> WeightsConfig:
-        if self.schedule.tasks == "shared" and self.trainer not in ("grpo", "sft"):
+        if self.schedule.tasks == "shared" and (self.trainer not in ("grpo", "sft") or self.method == "proxy"):
             raise ValueError(f"schedule.tasks: shared needs method grpo, sft or svf, not {self.method}")
         if self.schedule.tasks == "shared" and self.warm_start is not None:
             raise ValueError(
