@@ -8,7 +8,7 @@ unmerging in bfloat16 drifts. Does not: generate (see `transformers_backend`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,35 @@ class AdapterShelf:
         self._switch(name)
         try:
             yield
+        finally:
+            self._switch(None)
+
+    def make_room(self, adapters: int) -> None:
+        """Let so many adapters be attached at a time, where that is more than now."""
+        self._capacity = max(self._capacity, adapters)
+
+    @contextmanager
+    def mixed(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
+        """Inside, row i of every pass computes with `adapters[i]`, and those of None with the bare base. LoRA only.
+
+        Raises AdapterError before anything runs, also where there are more of them than the shelf has room for.
+        """
+        distinct = {a.sha256: a for a in adapters if a is not None}
+        if len(distinct) > self._capacity:
+            raise AdapterError(f"{len(distinct)} adapters in one batch, and {self._capacity} can be attached")
+        if not distinct or (len(distinct) == 1 and None not in adapters):
+            with self.active(next(iter(distinct.values()), None)):
+                yield
+            return
+        for sha256, adapter in distinct.items():
+            self._attach(adapter)
+            self._names[sha256] = self._names.pop(sha256)
+        self._drop_oldest()
+        names = ["__base__" if a is None else self._names[a.sha256] for a in adapters]
+        self._switch(self._names[next(iter(distinct))])
+        try:
+            with self._peft.base_model._enable_peft_forward_hooks(adapter_names=names):
+                yield
         finally:
             self._switch(None)
 

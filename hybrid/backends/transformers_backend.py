@@ -92,6 +92,16 @@ class TransformersBackend:
         return self._loaded
 
     @property
+    def shelf(self) -> AdapterShelf:
+        """The adapters on the base, for who computes passes of its own (see `live`)."""
+        return self._shelf
+
+    @property
+    def prefixes(self) -> prefix.PrefixStore:
+        """The beginnings of prompts that are kept."""
+        return self._prefixes
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What went other than configured, oldest first."""
         return tuple(self._warnings)
@@ -168,18 +178,22 @@ class TransformersBackend:
     def _share(self, rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
         """Rows with a shared beginning, neighbours where it is the same one, and the other rows."""
         groups = [] if self._sharing is False else prefix.find_groups([row.ids for row in rows])
-        if groups and self._sharing is None:
+        if groups and not self.can_share():
+            groups = []
+        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
+        taken = {row.place for row in shared}
+        return shared, [row for row in rows if row.place not in taken]
+
+    def can_share(self) -> bool:
+        """Whether the decoder of `decode` may be used with this model; the first call tries it against the model itself."""
+        if self._sharing is None:
             with torch.inference_mode():
                 reason, tokens = prefix.check(self._loaded.model)
             self.prefix_use.checked += tokens
             self._sharing = True
             if reason is not None:
                 self._stop_sharing(reason)
-        if not self._sharing:
-            groups = []
-        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
-        taken = {row.place for row in shared}
-        return shared, [row for row in rows if row.place not in taken]
+        return self._sharing
 
     def _stop_sharing(self, reason: str) -> None:
         """For the rest of this backend's life every prompt is computed in full."""
