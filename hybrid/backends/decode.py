@@ -109,12 +109,19 @@ def _attention(
 AttentionInterface.register(ATTENTION, _attention)
 
 
-@contextmanager
-def computing(model: Any, state: Attending) -> Iterator[None]:
-    """Inside, the model's attention is that of `state`; afterwards the model is as it was."""
+def attention_configs(model: Any) -> tuple[Any, ...]:
+    """The configurations in which a model's parts look up how attention is computed: a walk through all of its modules."""
     found = [getattr(module, "config", None) for module in model.modules()]
-    configs: dict[int, Any] = {id(config): config for config in found if hasattr(config, "_attn_implementation")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
+    return tuple({id(config): config for config in found if hasattr(config, "_attn_implementation")}.values())
+
+
+@contextmanager
+def computing(model: Any, state: Attending, configs: tuple[Any, ...] | None = None) -> Iterator[None]:
+    """Inside, the model's attention is that of `state`; afterwards the model is as it was.
+
+    `configs` are its `attention_configs`, where the caller keeps them for many passes.
+    """
+    before = [(c, c._attn_implementation) for c in (attention_configs(model) if configs is None else configs)]
     token = _active.set(state)
     try:
         for config, _ in before:

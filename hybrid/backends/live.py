@@ -27,7 +27,15 @@ import torch
 from hybrid.backends import rendering
 from hybrid.backends.adapters import read_config
 from hybrid.backends.base import Adapter, Request, Sampling
-from hybrid.backends.decode import NO_PREFIX, PrefixKeys, SharedRows, computing, last_logits, read_prefix
+from hybrid.backends.decode import (
+    NO_PREFIX,
+    PrefixKeys,
+    SharedRows,
+    attention_configs,
+    computing,
+    last_logits,
+    read_prefix,
+)
 from hybrid.backends.prefix import BLOCK, SHORTEST
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.transformers_backend import TransformersBackend
@@ -93,6 +101,7 @@ class LiveBatch:
             raise BackendError("the model's attention cannot be replaced; generate whole answers instead")
         self._backend, self._loaded, self._mixed = backend, backend.loaded, mixed
         self._stop_ids = frozenset(self._loaded.stop_ids)
+        self._configs = attention_configs(self._loaded.model)
         self._rows: SharedRows | None = None
         self.rows: list[LiveRow] = []
 
@@ -120,50 +129,41 @@ class LiveBatch:
         Raises BackendError (see `encode`) and AdapterError; the batch is as it was then.
         """
         rows = [LiveRow(a, self.encode(a)) for a in asked]
-        groups: dict[tuple[str, int], list[LiveRow]] = {}
-        for row in rows:
-            key = row.asked.adapter.sha256 if row.asked.adapter else ""
-            groups.setdefault((key, len(row.prompt).bit_length()), []).append(row)
-        entered = [self._enter(group) for group in groups.values()]
-        for group, shared in zip(groups.values(), entered, strict=True):
+        if rows:
+            entered = self._enter(rows)
             if self._rows is None:
-                self._rows = shared
+                self._rows = entered
             else:
-                self._rows.join(shared)
-            self.rows += group
-        self._leave()
+                self._rows.join(entered)
+            self.rows += rows
+            self._leave()
         return rows
 
     @torch.inference_mode()
     def _enter(self, rows: list[LiveRow]) -> SharedRows:
-        """Prompts of rows with one adapter, in one pass, and their first token."""
-        adapter, model = rows[0].asked.adapter, self._loaded.model
-        with self._backend.shelf.active(adapter):
-            self._backend.prefixes.retain(self._backend.shelf.attached)
-            beginnings = [self._beginning(row, adapter.sha256 if adapter else "") for row in rows]
-            rests = [row.prompt[keys.length :] for row, keys in zip(rows, beginnings, strict=True)]
-            shared = SharedRows([(keys, 1) for keys in beginnings], rests)
-            ids = torch.tensor([[0] * (shared.width - len(r)) + list(r) for r in rests], device=model.device)
-            with computing(model, shared):
-                logits = last_logits(model, ids, shared.enter(shared.width, model.device))
-                shared.leave()
-            self._backend.prefixes.trim()
-        self._say(rows, logits)
+        """The prompts of new rows in one pass, and their first tokens."""
+        beginnings = [self._beginning(row) for row in rows]
+        rests = [row.prompt[keys.length :] for row, keys in zip(rows, beginnings, strict=True)]
+        shared = SharedRows([(keys, 1) for keys in beginnings], rests)
+        self._pass(rows, shared, [[0] * (shared.width - len(rest)) + list(rest) for rest in rests])
         return shared
 
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row; rows that end leave the batch."""
-        if self._rows is None:
-            return
+        if self._rows is not None:
+            self._pass(self.rows, self._rows, [[row.ids[-1]] for row in self.rows])
+            self._leave()
+
+    def _pass(self, rows: Sequence[LiveRow], shared: SharedRows, ids: list[list[int]]) -> None:
+        """Compute new columns of rows, and note what each says next."""
         model, shelf = self._loaded.model, self._backend.shelf
-        adapters = [row.asked.adapter for row in self.rows]
-        ids = torch.tensor([[row.ids[-1]] for row in self.rows], device=model.device)
-        with (shelf.mixed(adapters) if self._mixed else shelf.active(adapters[0])), computing(model, self._rows):
-            logits = last_logits(model, ids, self._rows.enter(1, model.device))
-            self._rows.leave()
-        self._say(self.rows, logits)
-        self._leave()
+        adapters = [row.asked.adapter for row in rows]
+        acting = shelf.mixed(adapters) if self._mixed else shelf.active(adapters[0])
+        with acting, computing(model, shared, self._configs):
+            logits = last_logits(model, torch.tensor(ids, device=model.device), shared.enter(len(ids[0]), model.device))
+            shared.leave()
+        self._say(rows, logits)
 
     def drop(self, rows: Sequence[LiveRow]) -> None:
         """Take rows out that nobody waits for any more."""
@@ -187,7 +187,7 @@ class LiveBatch:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
         return tuple(rendering.encode(tokenizer, [rendering.render(tokenizer, prompt, chat)], chat)[0])
 
-    def _beginning(self, row: LiveRow, adapter: str) -> PrefixKeys:
+    def _beginning(self, row: LiveRow) -> PrefixKeys:
         """What a row's prompt begins with whatever is asked under its document, in whole blocks."""
         if row.asked.document is None:
             return NO_PREFIX
@@ -198,9 +198,16 @@ class LiveBatch:
         length = length // BLOCK * BLOCK
         if length < SHORTEST:
             return NO_PREFIX
-        tokens = row.prompt[:length]
-        keys, _ = self._backend.prefixes.get(adapter, tokens, partial(read_prefix, self._loaded.model, tokens))
+        tokens, adapter, store = row.prompt[:length], row.asked.adapter, self._backend.prefixes
+        keys, _ = store.get(adapter.sha256 if adapter else "", tokens, partial(self._read, adapter, tokens))
+        store.trim()
         return keys
+
+    def _read(self, adapter: Adapter | None, tokens: tuple[int, ...]) -> PrefixKeys:
+        shelf = self._backend.shelf
+        with shelf.active(adapter):
+            self._backend.prefixes.retain(shelf.attached)
+            return read_prefix(self._loaded.model, tokens)
 
     def _say(self, rows: Sequence[LiveRow], logits_bv: torch.Tensor) -> None:
         """Choose every row's next token and note it."""
@@ -230,9 +237,7 @@ class LiveBatch:
         row._begin, row._decoded = row._decoded, len(row.ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(
-            self._loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
+        return str(self._loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _choose(rows: Sequence[LiveRow], logits_bv: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,9 @@ class AdapterShelf:
         self._capacity = capacity
         self._peft: Any = None
         self._names: dict[str, str] = {}  # sha256 -> PEFT name, least recently used first
+        self._layers: list[Any] | None = None  # None: to be looked for again
+        self._hooked: set[int] = set()
+        self._row_names: list[str] | None = None
 
     @property
     def attached(self) -> tuple[str, ...]:
@@ -61,26 +64,47 @@ class AdapterShelf:
     def mixed(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
         """Inside, row i of every pass computes with `adapters[i]`, and those of None with the bare base. LoRA only.
 
-        Raises AdapterError before anything runs, also where there are more of them than the shelf has room for.
+        Raises AdapterError before anything runs, also where there are more of them than the shelf has room for. Costs a
+        fraction of `active`, which walks through the model: this is entered once per token.
         """
         distinct = {a.sha256: a for a in adapters if a is not None}
         if len(distinct) > self._capacity:
             raise AdapterError(f"{len(distinct)} adapters in one batch, and {self._capacity} can be attached")
-        if not distinct or (len(distinct) == 1 and None not in adapters):
-            with self.active(next(iter(distinct.values()), None)):
-                yield
+        if not distinct:
+            yield
             return
         for sha256, adapter in distinct.items():
             self._attach(adapter)
             self._names[sha256] = self._names.pop(sha256)
         self._drop_oldest()
         names = ["__base__" if a is None else self._names[a.sha256] for a in adapters]
-        self._switch(self._names[next(iter(distinct))])
+        layers = self._tuner_layers()
         try:
-            with self._peft.base_model._enable_peft_forward_hooks(adapter_names=names):
-                yield
+            for layer in layers:
+                layer._disable_adapters = False
+            self._row_names = names
+            yield
         finally:
-            self._switch(None)
+            self._row_names = None
+            for layer in layers:
+                layer._disable_adapters = True
+
+    def _tuner_layers(self) -> list[Any]:
+        """The layers that hold adapters, each with a hook that tells it whose row is whose while `mixed` is on."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if self._layers is None:
+            self._layers = [m for m in self._peft.modules() if isinstance(m, BaseTunerLayer)]
+            for layer in self._layers:
+                if id(layer) not in self._hooked:
+                    layer.register_forward_pre_hook(self._tell, with_kwargs=True)
+                    self._hooked.add(id(layer))
+        return self._layers
+
+    def _tell(
+        self, _layer: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return None if self._row_names is None else (arguments, {**named, "adapter_names": self._row_names})
 
     def _switch(self, name: str | None) -> None:
         """Between calls every adapter is off, so that whoever uses the base directly gets the bare base."""
@@ -108,6 +132,7 @@ class AdapterShelf:
             self._remove(name)
             raise
         self._names[adapter.sha256] = name
+        self._layers = None  # it may have layers of its own
 
     def _load(self, adapter: Adapter, name: str) -> None:
         from peft import PeftModel
