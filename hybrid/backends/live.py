@@ -50,20 +50,25 @@ MIXED = "lora"
 @dataclass(frozen=True)
 class LiveRequest:
     """One completion to make. `document` is a prompt of another text under the same document, or None: what both prompts
-    begin with is computed once."""
+    begin with is computed once. `shrink` lets the answer's limit give way where the model has fewer positions left."""
 
     request: Request
     sampling: Sampling
     adapter: Adapter | None
     document: Prompt | None = None
+    shrink: bool = False
 
 
 @dataclass(eq=False)
 class LiveRow:
-    """A row and what it has said so far. `text` is stable: it never loses a character, and ends whole with the row."""
+    """A row, the most tokens it may say, and what it has said so far.
+
+    `text` never loses a character, and is whole once the row has ended.
+    """
 
     asked: LiveRequest
     prompt: tuple[int, ...]
+    most: int
     ids: list[int] = field(default_factory=list)
     text: str = ""
     finish: Literal["stop", "length"] | None = None
@@ -105,18 +110,19 @@ class LiveBatch:
         self._rows: SharedRows | None = None
         self.rows: list[LiveRow] = []
 
-    def encode(self, asked: LiveRequest) -> tuple[int, ...]:
+    def encode(self, asked: LiveRequest) -> LiveRow:
         """The prompt in tokens. Raises BackendError for one without tokens, and for one that leaves no room to answer."""
-        ids = self._ids(asked.request.prompt)
+        ids, limit, most = self._ids(asked.request.prompt), self.positions(), asked.sampling.max_new_tokens
         if not ids:
             raise BackendError("the prompt holds no token; give a non-empty prompt")
-        limit = self.positions()
-        if limit is not None and len(ids) + asked.sampling.max_new_tokens > limit:
+        if limit is not None and asked.shrink:
+            most = max(1, min(most, limit - len(ids)))
+        if limit is not None and len(ids) + most > limit:
             raise BackendError(
-                f"{len(ids)} prompt tokens plus {asked.sampling.max_new_tokens} of the answer exceed the model's limit of "
-                f"{limit} positions; shorten the prompt or ask for fewer tokens"
+                f"{len(ids)} prompt tokens plus {most} of the answer exceed the model's limit of {limit} positions; shorten "
+                "the prompt or ask for fewer tokens"
             )
-        return ids
+        return LiveRow(asked, ids, most)
 
     def positions(self) -> int | None:
         """Most tokens of prompt and answer together; None where the model sets no limit."""
@@ -128,7 +134,7 @@ class LiveBatch:
 
         Raises BackendError (see `encode`) and AdapterError; the batch is as it was then.
         """
-        rows = [LiveRow(a, self.encode(a)) for a in asked]
+        rows = [self.encode(a) for a in asked]
         if rows:
             entered = self._enter(rows)
             if self._rows is None:
@@ -139,7 +145,6 @@ class LiveBatch:
             self._leave()
         return rows
 
-    @torch.inference_mode()
     def _enter(self, rows: list[LiveRow]) -> SharedRows:
         """The prompts of new rows in one pass, and their first tokens."""
         beginnings = [self._beginning(row) for row in rows]
@@ -148,7 +153,6 @@ class LiveBatch:
         self._pass(rows, shared, [[0] * (shared.width - len(rest)) + list(rest) for rest in rests])
         return shared
 
-    @torch.inference_mode()
     def step(self) -> None:
         """One more token for every row; rows that end leave the batch."""
         if self._rows is not None:
@@ -159,9 +163,10 @@ class LiveBatch:
         """Compute new columns of rows, and note what each says next."""
         model, shelf = self._loaded.model, self._backend.shelf
         adapters = [row.asked.adapter for row in rows]
+        wanted = torch.tensor(ids, device=model.device)
         acting = shelf.mixed(adapters) if self._mixed else shelf.active(adapters[0])
-        with acting, computing(model, shared, self._configs):
-            logits = last_logits(model, torch.tensor(ids, device=model.device), shared.enter(len(ids[0]), model.device))
+        with torch.inference_mode(), acting, computing(model, shared, self._configs):
+            logits = last_logits(model, wanted, shared.enter(len(ids[0]), model.device))
             shared.leave()
         self._say(rows, logits)
 
@@ -205,7 +210,7 @@ class LiveBatch:
 
     def _read(self, adapter: Adapter | None, tokens: tuple[int, ...]) -> PrefixKeys:
         shelf = self._backend.shelf
-        with shelf.active(adapter):
+        with torch.inference_mode(), shelf.active(adapter):
             self._backend.prefixes.retain(shelf.attached)
             return read_prefix(self._loaded.model, tokens)
 
@@ -216,7 +221,7 @@ class LiveBatch:
             row.ids.append(token)
             if token in self._stop_ids:
                 row.finish = "stop"
-            elif len(row.ids) >= row.asked.sampling.max_new_tokens:
+            elif len(row.ids) >= row.most:
                 row.finish = "length"
             self._extend(row)
 

@@ -90,11 +90,11 @@ class AdapterShelf:
                 layer._disable_adapters = True
 
     def _tuner_layers(self) -> list[Any]:
-        """The layers that hold adapters, each with a hook that tells it whose row is whose while `mixed` is on."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
+        """The layers that hold LoRAs, each with a hook that tells it whose row is whose while `mixed` is on."""
+        from peft.tuners.lora import LoraLayer
 
         if self._layers is None:
-            self._layers = [m for m in self._peft.modules() if isinstance(m, BaseTunerLayer)]
+            self._layers = [m for m in self._peft.modules() if isinstance(m, LoraLayer)]
             for layer in self._layers:
                 if id(layer) not in self._hooked:
                     layer.register_forward_pre_hook(self._tell, with_kwargs=True)
