@@ -112,7 +112,7 @@ class LiveBatch:
 
     def encode(self, asked: LiveRequest) -> LiveRow:
         """The prompt in tokens. Raises BackendError for one without tokens, and for one that leaves no room to answer."""
-        ids, limit, most = self._ids(asked.request.prompt), self.positions(), asked.sampling.max_new_tokens
+        ids, limit, most = self._ids(asked.request.prompt), self._backend.positions(), asked.sampling.max_new_tokens
         if not ids:
             raise BackendError("the prompt holds no token; give a non-empty prompt")
         if limit is not None and asked.shrink:
@@ -123,11 +123,6 @@ class LiveBatch:
                 "the prompt or ask for fewer tokens"
             )
         return LiveRow(asked, ids, most)
-
-    def positions(self) -> int | None:
-        """Most tokens of prompt and answer together; None where the model sets no limit."""
-        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if limit is None else int(limit)
 
     def admit(self, asked: Sequence[LiveRequest]) -> list[LiveRow]:
         """Let rows in, and compute their prompts and first tokens; those with one adapter in one pass.

@@ -114,6 +114,11 @@ class TransformersBackend:
         """Number of the model's tokens in `text`, without special tokens."""
         return rendering.count_tokens(self._loaded.tokenizer, text)
 
+    def positions(self) -> int | None:
+        """Most tokens of prompt and answer together; None where the model sets no limit."""
+        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
     def target_ranks(self, pairs: Sequence[tuple[str | tuple[Message, ...], str]]) -> list[Ranked]:
         """Ranks of every target's tokens under the bare base; see `Ranks`."""
         return target_ranks(self._loaded, pairs)  # between calls every adapter is off
@@ -208,7 +213,7 @@ class TransformersBackend:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
         texts = [rendering.render(tokenizer, request.prompt, chat) for request in requests]
         ids = rendering.encode(tokenizer, texts, chat)
-        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.positions()
         for place, tokens in enumerate(ids):
             if not tokens:
                 raise BackendError(

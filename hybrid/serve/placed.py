@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -32,8 +32,19 @@ from hybrid.serve.routing import RequestRouter, RoutingPolicy
 BASE, ROUTED = "base", "hybrid"
 BASE_SAMPLING = Sampling(max_new_tokens=256)
 """How the bare base answers where nothing else is asked for."""
+_TEMPLATE_TOKENS = 64
+"""Tokens that a chat template may add to a prompt."""
 _PLACEHOLDER = "?"
 """Stands for any question under a document."""
+
+
+@runtime_checkable
+class HasPositions(Protocol):
+    """A backend that knows how many tokens prompt and answer may have together."""
+
+    def positions(self) -> int | None:
+        """The number; None without a limit."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -234,6 +245,7 @@ class PlacedModel:
     def answer(self, prepared: Sequence[Prepared]) -> list[Answer]:
         """Answers to prepared requests, in order."""
         groups: dict[tuple[str, str], list[int]] = {}
+        prepared = [self._within(p) for p in prepared]
         for place, p in enumerate(prepared):
             key = (p.adapter.sha256 if p.adapter else "", p.sampling.model_dump_json())
             groups.setdefault(key, []).append(place)
@@ -244,6 +256,18 @@ class PlacedModel:
             for i, c in zip(places, found, strict=True):
                 answers[i] = Answer(c.text, c.finish, c.tokens_in, c.tokens_out, prepared[i].applied)
         return [answers[i] for i in range(len(prepared))]
+
+    def _within(self, p: Prepared) -> Prepared:
+        """Where nobody asked for a length, no more tokens than the model has positions left (a little less, to be sure)."""
+        most = self.backend.positions() if p.shrink and isinstance(self.backend, HasPositions) else None
+        if most is None:
+            return p
+        prompt = p.request.prompt
+        text = prompt if isinstance(prompt, str) else "\n".join(m.content for m in prompt)
+        left = most - self.backend.count_tokens(text) - _TEMPLATE_TOKENS
+        return replace(
+            p, sampling=p.sampling.model_copy(update={"max_new_tokens": max(1, min(p.sampling.max_new_tokens, left))})
+        )
 
     def _readable(self, prompt: Prompt, part: Part | None) -> Prompt:
         """The prompt in the form that the capability was measured in, where it can be.

@@ -169,7 +169,7 @@ def _asked(
     if capability is not None and not isinstance(capability, str):
         raise ApiError(400, "capability must be a name", param="capability")
     stream = body.get("stream")
-    if stream not in (None, False, True):
+    if stream is not None and not isinstance(stream, bool):
         raise ApiError(400, "stream must be true or false", param="stream")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):

@@ -20,7 +20,7 @@ from hybrid.skill.library import save_skill
 
 PLACED = {"plums": "skill", "rivers": "weights", "stones": "both", "clouds": "weights", "winds": "keep"}
 NOUNS = {"plums": "plum", "rivers": "river", "stones": "stone", "clouds": "cloud", "winds": "wind"}
-DOCUMENT = "every plum and stone is named by its second letter: plum is l, stone is t.\n"
+DOCUMENT = "everything is named by its second letter, whatever it is; say the letter alone.\n"
 
 
 def asked(name: str, number: int) -> str:
@@ -52,7 +52,7 @@ def save_export(folder: Path) -> LoadedModel:
                 CapabilityFacts(
                     name=name,
                     sampling=Sampling(max_new_tokens=12, temperature=1.0 if name == "clouds" else 0.0),
-                    examples=tuple(asked(name, 100 + i) for i in range(4)),
+                    examples=tuple(asked(name, 100 + i) for i in range(16)),
                 )
                 for name in PLACED
             ),

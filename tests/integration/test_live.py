@@ -98,7 +98,9 @@ def test_what_a_document_decides_is_computed_once(backend: TransformersBackend) 
     backend.prefixes.clear()
     batch = LiveBatch(backend)
     for number in range(3):
-        batch.admit([LiveRequest(Request(f"{DOCUMENT}{number} =", 0), Sampling(max_new_tokens=2), None, DOCUMENT + "?")])
+        batch.admit(
+            [LiveRequest(Request(f"{DOCUMENT}{number} =", 0), Sampling(max_new_tokens=2), None, DOCUMENT + "?")]
+        )
     assert len(backend.prefixes) == 1
 
 
