@@ -4,14 +4,15 @@
     check_adapter(folder, info.fingerprint)       # before every load; raises AdapterError
 
 PEFT itself loads an adapter that belongs to another base, misses half of its tensors or holds NaN, with a warning at
-most. Does not: attach adapters to a model (see `transformers_adapters`), train or merge them.
+most. What kind an adapter is, `peft_type` of its configuration says; `_KINDS` has the rules of each. Does not: attach
+adapters to a model (see `transformers_adapters`), train or merge them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,10 @@ CONFIG = "adapter_config.json"
 MANIFEST = "hybrid_manifest.json"
 _PLACE_KEYS = frozenset({"base_model_name_or_path", "peft_version", "revision", "inference_mode"})
 """Keys of adapter_config.json that say where and when it was made, not what it computes."""
+KEEPS = ("all", "top", "bottom", "spread")
+"""Which singular directions an SVF adapter scales (`hybrid.backends.svf`)."""
+SVF_TENSOR = ".svf_d"
+"""What the name of every tensor of an SVF adapter ends with."""
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _SAFE_INIT = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base weights alone; others (pissa, olora, loftq, corda) rewrite them at loading."""
@@ -33,9 +38,13 @@ _SAFE_INIT = (True, False, "gaussian", "orthogonal", "eva")
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What is known of a checked adapter. `targets` are the module names that it adapts, sorted."""
+    """What is known of a checked adapter. `targets` are the module names that it adapts, sorted.
+
+    `kind` is its `peft_type`. `rank` of an SVF adapter is the most directions that it scales in one matrix, its `alpha` 0.
+    """
 
     adapter: Adapter
+    kind: str
     rank: int
     alpha: float
     targets: tuple[str, ...]
@@ -80,7 +89,7 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     """Check an adapter folder before loading; raises AdapterError with the reason.
 
     Checked: the manifest and every hash in it, the base it was trained on, that only safetensors hold weights, that the
-    configuration is a LoRA which leaves the base weights alone, and that every tensor is finite.
+    configuration is of a known kind which leaves the base weights alone, and that every tensor is finite and of that kind.
     """
     manifest = _read_object(path, MANIFEST, "train it with hybrid, or write a manifest for it")
     config = read_config(path)
@@ -91,7 +100,9 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
             f"{path}: was trained on another base: {str(trained_on)[:12]}..., while the loaded model is "
             f"{base_fingerprint[:12]}...; use that base (same weights, precision, quantisation and end of answer), or train again"
         )
-    _check_config(path, config)
+    kind = kind_of(path, config)
+    rules = _KINDS[kind]
+    rules.settings(path, config)
     tensors = read_tensors(path)
     for name in sorted(tensors):
         if not bool(tensors[name].isfinite().all()):
@@ -99,12 +110,21 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     targets = config.get("target_modules")
     return AdapterFacts(
         adapter=inspect_adapter(path),
-        rank=int(config.get("r", 0)),
+        kind=kind,
+        rank=rules.rank(path, config, tensors),
         alpha=float(config.get("lora_alpha", 0)),
         targets=tuple(sorted(targets)) if isinstance(targets, list) else (str(targets),),
         tensors=len(tensors),
         parameters=sum(int(t.numel()) for t in tensors.values()),
     )
+
+
+def kind_of(path: Path, config: Mapping[str, Any] | None = None) -> str:
+    """The kind of the adapter in folder `path`: a key of `_KINDS`. Raises AdapterError for any other."""
+    kind = (read_config(path) if config is None else config).get("peft_type")
+    if kind not in _KINDS:
+        raise AdapterError(f"{path}: is a {kind} adapter; only {', '.join(_KINDS)} are supported")
+    return str(kind)
 
 
 def check_files(path: Path) -> None:
@@ -146,10 +166,16 @@ def _check_files(path: Path, manifest: Mapping[str, Any]) -> None:
             raise AdapterError(f"{path / name}: differs from the manifest; copy the adapter again or train it again")
 
 
-def _check_config(path: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterError(f"{path}: is a {kind} adapter; only LORA is supported")
+@dataclass(frozen=True)
+class _Kind:
+    """Rules of a kind: `settings` raises AdapterError for a configuration that must not be used, `rank` for tensors that
+    are not of the kind."""
+
+    settings: Callable[[Path, Mapping[str, Any]], None]
+    rank: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], int]
+
+
+def _check_lora(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias {config['bias']!r} overwrites base weights; train with bias none")
     for key in ("modules_to_save", "layer_replication", "trainable_token_indices"):
@@ -160,6 +186,27 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights {config['init_lora_weights']!r} rewrites base weights; "
             "convert it to a plain LoRA"
         )
+
+
+def _lora_rank(_path: Path, config: Mapping[str, Any], _tensors: Mapping[str, Any]) -> int:
+    return int(config.get("r", 0))
+
+
+def _check_svf(path: Path, config: Mapping[str, Any]) -> None:
+    keep, count = config.get("keep"), config.get("count")
+    if keep not in KEEPS or not (count is None or (type(count) is int and count > 0)):
+        raise AdapterError(f"{path}: directions keep {keep!r}, count {count!r} are not known; train it again")
+
+
+def _svf_rank(path: Path, _config: Mapping[str, Any], tensors: Mapping[str, Any]) -> int:
+    for name, tensor in sorted(tensors.items()):
+        if not name.endswith(SVF_TENSOR) or tensor.dim() != 1:
+            raise AdapterError(f"{path}: {name} is no vector of singular values; train it again")
+    return max(int(tensor.numel()) for tensor in tensors.values())
+
+
+_KINDS = {"LORA": _Kind(_check_lora, _lora_rank), "SVF": _Kind(_check_svf, _svf_rank)}
+"""By `peft_type`. A new kind is an entry here, and whatever `transformers_adapters` needs to compute with it."""
 
 
 def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:

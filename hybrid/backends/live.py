@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 
 from hybrid.backends import rendering
-from hybrid.backends.adapters import read_config
+from hybrid.backends.adapters import kind_of
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.decode import (
     NO_PREFIX,
@@ -87,15 +87,15 @@ class LiveRow:
 
 
 def lane(adapter: Adapter | None) -> str:
-    """Which running batch a request belongs to. Raises AdapterError for a folder without a configuration."""
-    if adapter is None or read_config(adapter.path).get("peft_type") == "LORA":
+    """Which running batch a request belongs to. Raises AdapterError for an adapter of no known kind."""
+    if adapter is None or kind_of(adapter.path) == "LORA":
         return MIXED
     return adapter.sha256
 
 
 def streams(adapter: Adapter | None) -> bool:
     """Whether an adapter is a change of layers, which a running batch can compute; what works on logits is not."""
-    return adapter is None or read_config(adapter.path).get("peft_type") != "PROXY"
+    return adapter is None or kind_of(adapter.path) in ("LORA", "SVF")
 
 
 class LiveBatch:

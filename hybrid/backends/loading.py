@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from hybrid.backends import quantization
 from hybrid.backends.base import ModelInfo
 from hybrid.backends.device import choose_device, set_threads
+from hybrid.backends.svf.basis import Bases, attach
 from hybrid.backends.transformers_files import Translating, check_folder, dequantised, find_model
 from hybrid.backends.transformers_identity import model_fingerprint, weights_checksum
 from hybrid.config.schema import ModelConfig
@@ -53,7 +54,8 @@ class LoadedModel:
 def load_base(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Path) -> LoadedModel:
     """Load `config.path` on the configured device at the configured precision.
 
-    `resolve` turns a path of the configuration into a path on disk; `cache_dir` keeps dequantised models. Sets
+    `resolve` turns a path of the configuration into a path on disk; `cache_dir` keeps dequantised models, and the
+    singular directions of its weights once an adapter needs them (`svf.basis`). Sets
     torch's CPU threads for the process. Raises BackendError, with the place and the reason, for everything that keeps
     the model from being used: missing or pickled files, weights that do not fill the model, an unknown architecture, an
     end-of-answer text that is no single token, a device that does not work.
@@ -73,6 +75,7 @@ def load_base(config: ModelConfig, resolve: Callable[[str], Path], cache_dir: Pa
         with Translating(f"the model does not fit on {device.device}"):
             model.to(device.device)
     fold_lm_head(model)
+    attach(model, Bases(cache_dir / "svf", fingerprint))
     info = ModelInfo(
         path=config.path,
         fingerprint=fingerprint,

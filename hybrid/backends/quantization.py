@@ -96,6 +96,19 @@ def is_quantised(model: Any) -> bool:
     return next(_layers(model), None) is not None
 
 
+def is_packed(layer: Any) -> bool:
+    """Whether `layer` is a linear layer of bitsandbytes."""
+    return type(layer).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(layer, "in_features")
+
+
+def plain_weight(layer: Any) -> torch.Tensor:
+    """The weight (out, in) of a linear layer, packed or not, as floating numbers on its device."""
+    if is_packed(layer):
+        return _unpack(layer, torch.float32)
+    weight: torch.Tensor = layer.weight.detach()
+    return weight
+
+
 def refuse_merge(peft: Any) -> None:
     """Make merging an adapter into a quantised base an AdapterError that says why; on a plain base nothing is done."""
     if not is_quantised(peft):
@@ -113,9 +126,7 @@ def refuse_merge(peft: Any) -> None:
 
 def _layers(model: Any) -> Iterator[Any]:
     """Quantised layers, in the model's order. Without bitsandbytes in the process there are none."""
-    return (
-        m for m in model.modules() if type(m).__name__ in ("Linear4bit", "Linear8bitLt") and hasattr(m, "in_features")
-    )
+    return (m for m in model.modules() if is_packed(m))
 
 
 def _shape(layer: Any) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 
 from hybrid.backends import rendering
+from hybrid.backends.adapters import kind_of
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.transformers_adapters import AdapterShelf
@@ -83,6 +84,10 @@ class VllmBackend:
         key = adapter.sha256 if adapter else ""
         if key in self._proven:
             return
+        if adapter is not None and kind_of(adapter.path) != "LORA":
+            raise AdapterError(
+                f"{adapter.path}: vLLM serves LoRA adapters alone; use backend.type transformers, or convert it to a LoRA"
+            )
         answer = self._engine.answer([row], [0], Sampling(max_new_tokens=_TOKENS), adapter)[0]
         if not answer.ids or len(answer.logprobs) != len(answer.ids):
             raise BackendError("vLLM gave no token or no log-probabilities, so that what it serves cannot be checked")

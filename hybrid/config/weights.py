@@ -8,12 +8,17 @@ from pydantic import Field, model_validator
 
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
+from hybrid.config.merge import MergeConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.swarm import SwarmConfig
 from hybrid.config.tree import TreeConfig
+
+MethodName = Literal["grpo", "sft", "distill", "tree", "swarm"]
+"""How an adapter comes about."""
 
 
 class LoraConfig(Section):
@@ -95,15 +100,16 @@ class WarmStartConfig(Section):
 class WeightsConfig(Section):
     """The weight substrate."""
 
-    method: Literal["grpo", "sft", "distill", "tree"] = "grpo"
-    """`tree` searches completions, see its section. `distill` also builds the text arm, and teaches the adapter of the `weights`
-    arm with its document."""
+    method: MethodName = "grpo"
+    """`tree` searches completions, `swarm` trains nothing and mixes finished adapters: see their sections. `distill` also builds
+    the text arm, and teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
+    swarm: SwarmConfig = SwarmConfig()
     warm_start: WarmStartConfig | None = None
     """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -115,6 +121,8 @@ class WeightsConfig(Section):
     unknown_facts: UnknownFacts = "keep"
     """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
     trained on like others, left out, or taught to be answered with the capability's `abstain` answer."""
+    merge: MergeConfig | None = None
+    """Offer one merged adapter in the place of the capabilities' own ones; none keeps them separate."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
@@ -124,7 +132,8 @@ class WeightsConfig(Section):
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
         if self.warm_start is not None and not self.reinforces:
-            raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+            other = "trains nothing" if self.method == "swarm" else "is supervised from its first step"
+            raise ValueError(f"warm_start goes before grpo; method {self.method} {other}")
         return self
 
     @model_validator(mode="after")
@@ -157,6 +166,8 @@ class WeightsConfig(Section):
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
             )
+        if self.schedule.tasks == "shared" and self.merge is not None:
+            raise ValueError("schedule.tasks: shared trains one adapter already; leave merge out")
         if self.schedule.tasks == "shared" and (self.unknown_facts != "keep" or self.generality.augment != "none"):
             raise ValueError(
                 "schedule.tasks: shared trains every row as it is; leave unknown_facts and generality.augment at their "
@@ -193,7 +204,9 @@ class WeightsConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one training, without a warm start's."""
+        """Optimiser steps of one training, without a warm start's; none where adapters are mixed."""
+        if self.method == "swarm":
+            return 0
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 

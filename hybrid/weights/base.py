@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
-from hybrid.config.weights import reinforces
+from hybrid.config.weights import MethodName, reinforces
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
     from hybrid.backends.loading import LoadedModel
 
-Method = Literal["grpo", "sft", "distill", "tree"]
+Method = MethodName
 Progress = Callable[[int, int, dict[str, float]], None]
 """(step, total steps, metrics of that step); called after every optimiser step, on the main process."""
 

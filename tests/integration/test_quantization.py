@@ -122,7 +122,7 @@ def test_an_adapter_belongs_to_the_packed_base_and_is_not_merged_into_it(folder:
     assert weights_checksum(packed.model) == before
     shelf = AdapterShelf(load_tiny(folder, quantization=NF4))
     with shelf.active(adapter):
-        for merge in (shelf._peft.merge_and_unload, shelf._peft.merge_adapter):
+        for merge in (shelf.peft.merge_and_unload, shelf.peft.merge_adapter):
             with pytest.raises(AdapterError, match="keep the adapter beside the base"):
                 merge()
 
