@@ -107,7 +107,7 @@ class Engine:
         self._closing = False
         self._lanes: dict[str, LiveBatch] = {}
         self._running: dict[str, list[Ticket]] = {}
-        self._streaming: bool | None = None
+        self._known: dict[str, str | None] = {}
         self._most_rows = self.limits.rows
         self.passes = 0
         """Passes over the model, or calls of `generate`, so far."""
@@ -205,10 +205,14 @@ class Engine:
 
     def _lane(self, adapter: Adapter | None) -> str | None:
         """Which running batch an adapter's rows belong to; None where it has to be a whole call."""
-        if self._streaming is None:
-            can = getattr(self._backend, "can_share", None)
-            self._streaming = bool(can()) if can is not None else False
-        if not self._streaming:
+        sha256 = adapter.sha256 if adapter else ""
+        if sha256 not in self._known:
+            self._known[sha256] = self._find_lane(adapter)
+        return self._known[sha256]
+
+    def _find_lane(self, adapter: Adapter | None) -> str | None:
+        can = getattr(self._backend, "can_share", None)
+        if can is None or not can():
             return None
         from hybrid.backends import live
 
