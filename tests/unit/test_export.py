@@ -23,7 +23,7 @@ from hybrid.backends.adapters import write_manifest
 from hybrid.errors import AdapterError, HybridError, RunFolderError, UsageError
 from hybrid.pipeline.run import run
 from hybrid.report.schema import load_report
-from hybrid.serve import export as export_module
+from hybrid.serve import artifacts
 from hybrid.serve.export import CARD, MANIFEST, export
 from hybrid.serve.facts import SERVING
 from hybrid.skill.document import parse
@@ -420,5 +420,5 @@ def test_an_adapter_without_the_training_stack_is_a_sentence(
     def absent(path: Path, fingerprint: str) -> None:
         raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
 
-    monkeypatch.setattr(export_module, "check_adapter", absent)
+    monkeypatch.setattr(artifacts, "check_adapter", absent)
     refused(HybridError, r"safetensors is not installed; pip install", done, tmp_path / "out")
