@@ -47,6 +47,8 @@ from hybrid.weights.proxy import candidate
 ALPHAS = (0.25, 0.5, 1.0, 1.5)
 TASKS = ("operation", "layout")
 UNTOUCHED = ("facts", "operations")
+METHODS = {"sft": TASKS, "grpo": ("operation",)}
+"""The tasks that each way of training is tried on."""
 SIZES = {"train": 96, "search": 96, "confirm": 8, "test": 144}
 
 
@@ -195,56 +197,48 @@ def figures(measured: Measurement, capability: Capability) -> dict[str, float]:
     return found
 
 
-def study(session: Session) -> tuple[dict[str, Any], dict[str, Adapter]]:
-    """Every arm on every split, as plain JSON; and the small member's adapters by task and method."""
+def study(session: Session, method: str) -> tuple[dict[str, Any], dict[str, Adapter]]:
+    """Every arm of one training method on every split, as plain JSON; and the small member's adapters by task."""
     by_name = {c.name: c for c in session.capabilities}
-    plans = [
-        (by_name[task], method) for task in TASKS for method in ("sft", "grpo") if (task, method) != ("layout", "grpo")
-    ]
     arms: dict[str, list[Arm]] = {}
     smalls: dict[str, Adapter] = {}
-    for task, method in plans:
-        arms[f"{task.name}/{method}"], small = arms_of(session, task, method)
+    for task in METHODS[method]:
+        arms[task], small = arms_of(session, by_name[task], method)
         if small is not None:
-            smalls[f"{task.name}/{method}"] = small
-    opened = {
-        name: {key: a for key, a in arms.items() if key.startswith(name) or name in UNTOUCHED} for name in by_name
-    }
+            smalls[task] = small
     for name, capability in by_name.items():
-        read_by = [session.candidate(capability)]
-        read_by += [session.candidate(capability, "", arm.adapter) for some in opened[name].values() for arm in some]
+        some = [arm for task, own in arms.items() if task == name or name in UNTOUCHED for arm in own]
+        read_by = [session.candidate(capability), *(session.candidate(capability, "", a.adapter) for a in some)]
         session.meter.open_sealed(capability, "test", read_by)
     base = {name: figures(read(session, c, "test", None), c) for name, c in by_name.items()}
-    base |= {f"{task}/search": {"all": read(session, by_name[task], "search", None).mean} for task in TASKS}
     rows = []
-    for key, some in arms.items():
-        task = by_name[key.partition("/")[0]]
+    for name, some in arms.items():
         for arm in some:
-            row: dict[str, Any] = {"key": key, "family": arm.family, "alpha": arm.alpha, "step": arm.step}
-            row["search"] = read(session, task, "search", arm.adapter).mean
-            for name in (task.name, *UNTOUCHED):
-                row["test" if name == task.name else name] = figures(
-                    read(session, by_name[name], "test", arm.adapter), by_name[name]
-                )
+            row: dict[str, Any] = {
+                "key": f"{name}/{method}",
+                "family": arm.family,
+                "alpha": arm.alpha,
+                "step": arm.step,
+            }
+            row["search"] = read(session, by_name[name], "search", arm.adapter).mean
+            for label, read_on in (("test", name), *((n, n) for n in UNTOUCHED)):
+                row[label] = figures(read(session, by_name[read_on], "test", arm.adapter), by_name[read_on])
             rows.append(row)
     return {"base": base, "rows": rows}, smalls
 
 
-def alone(session: Session, smalls: Mapping[str, Adapter]) -> dict[str, Any]:
+def alone(session: Session, smalls: Mapping[str, Adapter], method: str) -> dict[str, Any]:
     """The small member by itself, plain and tuned."""
     by_name = {c.name: c for c in session.capabilities}
     for name, capability in by_name.items():
-        fitting = [a for key, a in smalls.items() if key.startswith(name) or name in UNTOUCHED]
-        session.meter.open_sealed(
-            capability,
-            "test",
-            [session.candidate(capability), *(session.candidate(capability, "", a) for a in fitting)],
-        )
+        fitting = [adapter for task, adapter in smalls.items() if task == name or name in UNTOUCHED]
+        read_by = [session.candidate(capability), *(session.candidate(capability, "", a) for a in fitting)]
+        session.meter.open_sealed(capability, "test", read_by)
     found: dict[str, Any] = {"base": {n: figures(read(session, c, "test", None), c) for n, c in by_name.items()}}
-    for key, adapter in smalls.items():
-        task = key.partition("/")[0]
+    for task, adapter in smalls.items():
         names = {"test": task, **{n: n for n in UNTOUCHED}}
-        found[key] = {as_: figures(read(session, by_name[n], "test", adapter), by_name[n]) for as_, n in names.items()}
+        scores = {label: figures(read(session, by_name[n], "test", adapter), by_name[n]) for label, n in names.items()}
+        found[f"{task}/{method}"] = scores
     return found
 
 
@@ -259,18 +253,18 @@ def opened(loaded: LoadedConfig, path: Path, work: Callable[[Session], Any]) -> 
         return work(open_session(loaded, folder, capabilities, backend, lambda kind, data: None))
 
 
-def run_seed(seed: int, root: Path, pair: Path) -> dict[str, Any]:
-    """One seed: trained and measured, or read back."""
+def run_seed(seed: int, root: Path, pair: Path, method: str) -> dict[str, Any]:
+    """One seed by one training method: trained and measured, or read back."""
     home = root / str(seed)
-    kept = home / "RESULT.json"
+    kept = home / f"{method.upper()}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     make_world(seed, home, pair)
     loaded = load_config(home / "config.yaml")
-    found, smalls = opened(loaded, home / "large", study)
+    found, smalls = opened(loaded, home / method / "large", lambda session: study(session, method))
     model = loaded.config.model.model_copy(update={"path": str((pair / "small").absolute())})
     other = dataclasses.replace(loaded, config=loaded.config.model_copy(update={"model": model}))
-    found["small"] = opened(other, home / "small", lambda session: alone(session, smalls))
+    found["small"] = opened(other, home / method / "small", lambda session: alone(session, smalls, method))
     write_json(kept, found)
     return found
 
@@ -284,7 +278,7 @@ def speed(root: Path, pair: Path, seed: int, repeats: int = 5) -> dict[str, Any]
     kept = root / "SPEED.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
-    proxy_folder = root / str(seed) / "large" / "arms" / "operation-sft" / "proxy-1"
+    proxy_folder = root / str(seed) / "sft" / "large" / "arms" / "operation-sft" / "proxy-1"
     loaded = [
         dataclasses.replace(
             load_base(ModelConfig(path=str(pair / n), device="cpu", threads=1), Path, root / ".cache"), stop_ids=(1,)
@@ -336,12 +330,12 @@ def matched(rows: Sequence[Mapping[str, Any]], key: str, score: float) -> Mappin
     return min(some, key=lambda r: (round(abs(r["search"] - score), 6), -r["search"], -r["facts"]["all"]), default=None)
 
 
-def report(found: Mapping[int, Mapping[str, Any]]) -> str:
-    """The tables."""
+def report(found: Mapping[int, Mapping[str, Any]], method: str) -> str:
+    """The tables of one training method."""
     out = []
-    for key in ("operation/sft", "layout/sft", "operation/grpo"):
-        out += ["", f"### {key}", "", *table(found, key)]
-    return "\n".join(out[1:])
+    for task in METHODS[method]:
+        out += ["", f"### {task}, {method} ({len(found)} seeds)", "", *table(found, f"{task}/{method}")]
+    return "\n".join(out)
 
 
 def table(found: Mapping[int, Mapping[str, Any]], key: str) -> list[str]:
@@ -410,19 +404,22 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
+    parser.add_argument("--methods", default="sft,grpo", help="ways of training, in this order")
     parser.add_argument("--out", type=Path, default=Path("runs/proxy"))
     parser.add_argument("--pair", type=Path, default=Path("runs/pair"), help="made by scripts/train_pair.py")
     parser.add_argument("--no-speed", action="store_true", help="leave the timing out, which wants a quiet machine")
     args = parser.parse_args()
-    wall, found = time.monotonic(), {}
-    for seed in seeds_of(args.seeds):
-        found[seed] = run_seed(seed, args.out, args.pair)
-        print(f"seed {seed} ({time.monotonic() - wall:.0f} s)", flush=True)
-    print(report(found))
+    wall, seeds = time.monotonic(), seeds_of(args.seeds)
+    for method in args.methods.split(","):
+        found = {}
+        for seed in seeds:
+            found[seed] = run_seed(seed, args.out, args.pair, method)
+            print(f"{method}, seed {seed} ({time.monotonic() - wall:.0f} s)", flush=True)
+        print(report(found, method), flush=True)
     if not args.no_speed:
         head = "| rows | base, tokens a second | proxy | share of the base | theoretical floor |"
         print(f"\n{head}\n|---|---|---|---|---|")
-        for rows, s in speed(args.out, args.pair, min(found)).items():
+        for rows, s in speed(args.out, args.pair, min(seeds)).items():
             print(f"| {rows} | {s['base']:.0f} | {s['proxy']:.0f} | {s['share']:.2f} | {s['floor']:.2f} |")
 
 

@@ -185,6 +185,28 @@ def test_the_plan_counts_every_strength_and_is_not_exceeded(make: Callable[[Trut
     assert 0 < weights <= allowed
 
 
+def test_the_plan_holds_the_small_model_beside_the_base(make: Callable[[Truth], Fake]) -> None:
+    world = make(stronger)
+    alone, steered, mixed = (
+        plan(load_config(world.folder / "config.yaml", settings)).memory
+        for settings in (
+            ["weights.method=sft"],
+            ["weights.proxy.small=reference"],
+            ["weights.proxy.small=reference", "weights.method=sft", "capabilities[0].method=proxy"],
+        )
+    )
+    assert steered.generate_mib is not None
+    assert alone.generate_mib is not None
+    assert steered.train_mib is not None
+    assert alone.train_mib is not None
+    assert steered.generate_mib > 2 * alone.generate_mib
+    assert steered.train_mib == mixed.train_mib == alone.train_mib + (alone.weights_mib or 0)
+    assert "the small model in training" in steered.parts_mib
+    assert "with the small model" in steered.note
+    unread = plan(load_config(world.folder / "config.yaml", ["weights.proxy.small=some/hub-id"])).memory
+    assert (unread.train_mib, "of the small model" in unread.note) == (None, True)
+
+
 def test_an_adapter_that_is_given_is_not_trained(make: Callable[[Truth], Fake]) -> None:
     world = make(stronger)
     given = save_adapter(world.folder / "given", world.small, seed=1)
