@@ -82,17 +82,38 @@ class AdapterShelf:
             home.switch(None)  # whoever uses the base directly gets the bare base
 
     @contextmanager
-    def gated(self, stack: Adapter) -> Iterator[Gates]:
-        """Inside, the base computes with `stack`, each row of a batch with its own factors on the stack's rank."""
-        with self.active(stack):
-            name, gates = _name(stack.sha256), Gates()
-            layers = [layer.lora_A[name] for layer in self.peft.modules() if name in getattr(layer, "lora_A", ())]
-            hooks = [layer.register_forward_hook(gates) for layer in layers]
-            try:
-                yield gates
-            finally:
-                for hook in hooks:
-                    hook.remove()
+    def named(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
+        """Inside, PEFT's model and the adapter's name there, for batches whose rows say which adapter they take
+        (`adapter_names`, `__base__` for none). Raises AdapterError before anything runs."""
+        with self.active(adapter):
+            yield self._homes[adapter.sha256].peft, _name(adapter.sha256)
+
+    def make_room(self, adapters: int) -> None:
+        """Let so many adapters be attached at a time, where that is more than now."""
+        self._capacity = max(self._capacity, adapters)
+
+    @contextmanager
+    def mixed(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
+        """Inside, row i of every pass computes with `adapters[i]`, and those of None with the bare base. LoRA only.
+
+        Raises AdapterError before anything runs, also where there are more of them than the shelf has room for. Costs a
+        fraction of `active`, which walks through the model: this is entered once per token.
+        """
+        distinct = {a.sha256: a for a in adapters if a is not None}
+        if len(distinct) > self._capacity:
+            raise AdapterError(f"{len(distinct)} adapters in one batch, and {self._capacity} can be attached")
+        if not distinct:
+            yield
+            return
+        for sha256, adapter in distinct.items():
+            self._attach(adapter)
+            home = self._homes[sha256] = self._homes.pop(sha256)
+            if home.kind != "LORA":
+                raise AdapterError(f"{adapter.path}: is a {home.kind} adapter, which cannot share a pass with others")
+        self._drop_oldest()
+        self._bring(home)
+        with home.by_row([None if a is None else _name(a.sha256) for a in adapters]):
+            yield
 
     def _bring(self, wrapper: Wrapper) -> None:
         """Make `wrapper` the one that is in place."""
@@ -102,6 +123,20 @@ class AdapterShelf:
             self._current.take_out()
         wrapper.put_in()
         self._current = wrapper
+
+    @contextmanager
+    def gated(self, stack: Adapter) -> Iterator[Gates]:
+        """Inside, the base computes with `stack`, each row of a batch with its own factors on the stack's rank."""
+        with self.active(stack):
+            name = _name(stack.sha256)
+            gates = Gates()
+            layers = [layer.lora_A[name] for layer in self.peft.modules() if name in getattr(layer, "lora_A", ())]
+            hooks = [layer.register_forward_hook(gates) for layer in layers]
+            try:
+                yield gates
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def _attach(self, adapter: Adapter) -> None:
         """Check and load, unless it is attached. A failure leaves the base and the other adapters as they were."""

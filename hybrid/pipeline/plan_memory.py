@@ -23,7 +23,7 @@ from hybrid.backends.memory import (
     Architecture,
     Predicted,
     Work,
-    adapter_bytes,
+    adapter_size,
     architecture,
     mib,
     packed_kind,
@@ -65,8 +65,9 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
     cache = batch * longest_tokens * found.layers * 2 * found.keys * item
     rows = config.weights.rows_per_device or _rows_per_step(config)
     trained = _training(config, found, weights, (max(0, longest_tokens - answer_tokens), answer_tokens), rows)
+    answering = weights + adapter_size(found, config.weights, item).directions
     parts = {
-        "the base that answers": weights,
+        "the base that answers": answering,
         "the base that is trained": trained.weights,
         "adapter, gradients, moments": trained.adapter,
         "generating": trained.generating,
@@ -77,14 +78,45 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
         parameters=sum(math.prod(s) for s in shapes.values()),
         weights_mib=mib(weights),
         generate_mib=mib(weights + cache),
-        train_mib=mib(weights + trained.peak),
+        train_mib=mib(answering + trained.peak),
         parts_mib={name: mib(size) for name, size in parts.items()},
         note=f"batches of {batch} rows while generating, {rows} rows at once in training; right to about a factor of 2",
     )
 
 
+def with_small(base: MemoryPlan, small: MemoryPlan, base_is_trained: bool) -> MemoryPlan:
+    """The plan of a base that a small model steers, from the plans of both alone: while the base answers, the small model does
+    for twice the rows; while the small one is trained, the base stays in memory."""
+    if None in (
+        base.weights_mib,
+        base.generate_mib,
+        base.train_mib,
+        small.weights_mib,
+        small.generate_mib,
+        small.train_mib,
+    ):
+        return base if base.weights_mib is None else _unknown(f"of the small model: {small.note}")
+    assert base.weights_mib is not None and base.generate_mib is not None and base.train_mib is not None
+    assert small.weights_mib is not None and small.generate_mib is not None and small.train_mib is not None
+    train = base.weights_mib + small.train_mib
+    names = {
+        "the base that answers": "the small model that answers",
+        "the base that is trained": "the small model in training",
+    }
+    parts = {names.get(name, name): size for name, size in small.parts_mib.items()}
+    return base.model_copy(
+        update={
+            "generate_mib": base.generate_mib + 2 * small.generate_mib - small.weights_mib,
+            "train_mib": max(train, base.train_mib) if base_is_trained else train,
+            "parts_mib": base.parts_mib if base_is_trained else {"the base": base.weights_mib, **parts},
+            "note": f"with the small model, {small.parameters or 0:,} parameters; {base.note}",
+        }
+    )
+
+
 def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, int], rows: int) -> Predicted:
     chosen = config.weights
+    size = adapter_size(a, chosen, ITEM[config.model.dtype])
     return predict(
         a,
         Work(
@@ -93,9 +125,9 @@ def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, 
             rows=rows,
             generated=_rows_per_step(config) if chosen.reinforces else 0,
             weight_bytes=weights,
-            adapter=adapter_bytes(a, chosen.lora.rank, chosen.optimizer, chosen.lora.target_modules),
+            adapter=size.trained + size.directions,
             item=ITEM[config.model.dtype],
-            rank=chosen.lora.rank,
+            rank=size.rank,
             packed=config.model.quantization is not None,
             full_logits=chosen.method == "distill" and chosen.distill.targets == "logits",
             cuda=config.model.device == "cuda",
