@@ -202,6 +202,7 @@ class _Bench:
         self._session, self._capability, self._skill = session, capability, skill
         self._experts, self._mixer, self._folder = experts, mixer, folder
         self._stack: tuple[Adapter, tuple[int, ...]] | None = None
+        self._known: dict[Point, Adapter] = {}
         self._mixes = isinstance(session.backend, MixingBackend) and not skill
 
     def measure(self, adapter: Adapter | None, split: Split, examples: Sequence[Example]) -> Measurement:
@@ -245,13 +246,14 @@ class _Bench:
             return [0.0] * len(examples)
 
     def _adapter(self, point: Point) -> Adapter | None:
+        """What a point is measured with; an expert alone has its own identity, so that its answers are paid for once."""
         if not any(point):
             return None
-        for i, expert in enumerate(self._experts):
-            if point == _only(i, len(point)):
-                return expert
-        out = self._folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
-        found = self.write(point, out, None).adapter
+        if point not in self._known:
+            alone = next((e for i, e in enumerate(self._experts) if point == _only(i, len(point))), None)
+            out = self._folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
+            self._known[point] = alone or self.write(point, out, None).adapter
+        found = self._known[point]
         if self._mixes and self._stack is None:
             self._stack = self._mixer.stack(self._folder / "stack")
             self._mixes = self._stack is not None
