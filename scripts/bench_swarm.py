@@ -12,7 +12,8 @@ after a warm start of a few supervised steps. Two composite capabilities that no
 On each, 200 `search` examples and no gradient: CMA-ES, Model Swarms, and random coefficients at the same number of mixtures. The
 sealed test is opened once, for the base, every expert, the mixtures, the plain sum of the experts that are needed (weights 1 and
 1/2), and samples: of the base, and of all supervised experts in turn, as many answers per test item as CMA-ES was given per
-search example. GRPO experts are searched over by CMA-ES alone, and not chained. A run resumes: what is in --out is not paid for again. Does not: place or ship; `hybrid run` with `method: swarm` does.
+search example. GRPO experts are searched over by CMA-ES alone, and not chained. A run resumes: what is in --out is not paid for
+again. Does not: place or ship; `hybrid run` with `method: swarm` does.
 """
 
 from __future__ import annotations
