@@ -42,6 +42,8 @@ from hybrid.config.rules import KeyRuleError
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
+from hybrid.config.svf import DirectionsConfig as DirectionsConfig
+from hybrid.config.svf import SvfConfig as SvfConfig
 from hybrid.config.swarm import SwarmConfig as SwarmConfig
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
 from hybrid.config.text import EditBudgetConfig as EditBudgetConfig
@@ -260,6 +262,8 @@ class Config(Section):
         steered = self.steers and self.weights.proxy.apply == "logits"
         if self.backend.type == "vllm" and steered:
             raise ValueError("weights.method: vLLM has no place for a second model beside the first; use transformers")
+        if self.backend.type == "vllm" and self.weights.method == "svf":
+            raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
         if self.backend.type == "openai":
             self._fits_an_endpoint()
         unknown = sorted(set(self.router.force) - set(names))

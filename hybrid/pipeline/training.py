@@ -49,7 +49,7 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
     weights = config.weights_of(capability.name)
-    method: Method = order.get("method", weights.trainer)
+    method: Method = order.get("method", weights.method)
     variants = capability.splits.get("variant", ())
     examples = (*capability.splits["train"], *(variants[i] for i in order.get("variants", ())))
     if "abstained" in order and settings.abstain is not None:
@@ -89,9 +89,10 @@ def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
 
 def _weights_by(weights: WeightsConfig, method: Method) -> WeightsConfig:
     """The same settings for another method than the configured one, which may have no warm start."""
-    if method == weights.trainer:
-        return weights if method == weights.method else weights.model_copy(update={"method": method})
-    return weights.model_copy(update={"method": method, "warm_start": None})
+    if method == weights.method:
+        return weights
+    of_the_small = weights.method == "proxy" and method == weights.proxy.train
+    return weights.model_copy(update={"method": method} if of_the_small else {"method": method, "warm_start": None})
 
 
 def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +202,11 @@ def train_order(
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
+    if job.method == "svf" and job.trainer == "sft":
+        session.warn(
+            f"{owner}: {arm}: singular values are trained by sft: experts this small are reported to fail under it and to "
+            "work under grpo (weights.svf.train)"
+        )
     window = job.weights.monitors.window
     if job.reinforces and job.steps < 2 * window and "rung" not in order:
         session.warn(

@@ -241,7 +241,7 @@ def test_an_adapter_of_another_model_stops_the_run_before_anything_is_paid(make:
         ("weights.proxy.alphas=[]", "at least"),
         ("weights.proxy={small: small, apply: weights}", "needs small: base"),
         ("backend={type: vllm}", "no place for a second model"),
-        ("weights.schedule.tasks=shared", "needs method grpo or sft, not proxy"),
+        ("weights.schedule.tasks=shared", "needs method grpo, sft or svf, not proxy"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_key(make: Callable[[Truth], Fake], setting: str, message: str) -> None:
