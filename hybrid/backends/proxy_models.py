@@ -66,7 +66,7 @@ class ProxyShelf:
                     pass  # attached and tried; while the base answers it is off
                 yield self._steer(facts.alpha, lambda: SamePair(self._base.model, lambda: shelf.active(lora)))
                 return
-            with shelf.mixed(lora) as (model, name):
+            with shelf.named(lora) as (model, name):
                 yield self._steer(facts.alpha, lambda: MixedPair(model, name))
 
     def _steer(self, alpha: float, pair: Callable[[], Pair]) -> Steer:

@@ -82,11 +82,38 @@ class AdapterShelf:
             home.switch(None)  # whoever uses the base directly gets the bare base
 
     @contextmanager
-    def mixed(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
+    def named(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
         """Inside, PEFT's model and the adapter's name there, for batches whose rows say which adapter they take
         (`adapter_names`, `__base__` for none). Raises AdapterError before anything runs."""
         with self.active(adapter):
             yield self._homes[adapter.sha256].peft, _name(adapter.sha256)
+
+    def make_room(self, adapters: int) -> None:
+        """Let so many adapters be attached at a time, where that is more than now."""
+        self._capacity = max(self._capacity, adapters)
+
+    @contextmanager
+    def mixed(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
+        """Inside, row i of every pass computes with `adapters[i]`, and those of None with the bare base. LoRA only.
+
+        Raises AdapterError before anything runs, also where there are more of them than the shelf has room for. Costs a
+        fraction of `active`, which walks through the model: this is entered once per token.
+        """
+        distinct = {a.sha256: a for a in adapters if a is not None}
+        if len(distinct) > self._capacity:
+            raise AdapterError(f"{len(distinct)} adapters in one batch, and {self._capacity} can be attached")
+        if not distinct:
+            yield
+            return
+        for sha256, adapter in distinct.items():
+            self._attach(adapter)
+            home = self._homes[sha256] = self._homes.pop(sha256)
+            if home.kind != "LORA":
+                raise AdapterError(f"{adapter.path}: is a {home.kind} adapter, which cannot share a pass with others")
+        self._drop_oldest()
+        self._bring(home)
+        with home.by_row([None if a is None else _name(a.sha256) for a in adapters]):
+            yield
 
     def _bring(self, wrapper: Wrapper) -> None:
         """Make `wrapper` the one that is in place."""

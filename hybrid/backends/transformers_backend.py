@@ -69,8 +69,8 @@ class TransformersBackend:
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
     report should mention: a batch size that had to be lowered because the accelerator's memory ran out, a model with
     which shared beginnings cannot be used, and kept singular directions that were damaged. `share_prefixes=False` sends
-    every row through `generate`. `batch_rows` is the most rows in a batch at present. `load_small` loads the
-    small model that proxies need; nobody calls it before.
+    every row through `generate`. `batch_rows` is the most rows in a batch at present. `load_small` loads the small model that
+    proxies need; nobody calls it before.
     """
 
     def __init__(
@@ -101,6 +101,16 @@ class TransformersBackend:
         return self._proxies.small()
 
     @property
+    def shelf(self) -> AdapterShelf:
+        """The adapters on the base, for who computes passes of its own (see `live`)."""
+        return self._shelf
+
+    @property
+    def prefixes(self) -> prefix.PrefixStore:
+        """The beginnings of prompts that are kept."""
+        return self._prefixes
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What went other than configured, oldest first."""
         return (*self._warnings, *bases_of(self._loaded.model).warnings)
@@ -112,6 +122,11 @@ class TransformersBackend:
     def count_tokens(self, text: str) -> int:
         """Number of the model's tokens in `text`, without special tokens."""
         return rendering.count_tokens(self._loaded.tokenizer, text)
+
+    def positions(self) -> int | None:
+        """Most tokens of prompt and answer together; None where the model sets no limit."""
+        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
 
     def target_ranks(self, pairs: Sequence[tuple[str | tuple[Message, ...], str]]) -> list[Ranked]:
         """Ranks of every target's tokens under the bare base; see `Ranks`."""
@@ -155,17 +170,6 @@ class TransformersBackend:
             self._prefixes.trim()
         return done
 
-    def _steered_part(
-        self, rows: list[_Row], sampling: Sampling, adapter: Adapter, part: int, parts: int
-    ) -> dict[int, Completion]:
-        """`generate_part` under a proxy. Beginnings are not shared: those of the small model would have to be held too."""
-        rows.sort(key=lambda row: (-len(row.ids), row.place))
-        done: dict[int, Completion] = {}
-        with self._proxies.active(adapter) as steer, torch.inference_mode():
-            for batch in self._batches(rows)[part::parts]:
-                self._all(batch, lambda some: self._answers(some, sampling, steer), done)
-        return done
-
     def generate_mixed(
         self, requests: Sequence[Request], sampling: Sampling, mixtures: Sequence[Mixture]
     ) -> list[Completion]:
@@ -182,6 +186,17 @@ class TransformersBackend:
 
             self._all(rows, answers, done)
         return [done[place] for place in range(len(requests))]
+
+    def _steered_part(
+        self, rows: list[_Row], sampling: Sampling, adapter: Adapter, part: int, parts: int
+    ) -> dict[int, Completion]:
+        """`generate_part` under a proxy. Beginnings are not shared: those of the small model would have to be held too."""
+        rows.sort(key=lambda row: (-len(row.ids), row.place))
+        done: dict[int, Completion] = {}
+        with self._proxies.active(adapter) as steer, torch.inference_mode():
+            for batch in self._batches(rows)[part::parts]:
+                self._all(batch, lambda some: self._answers(some, sampling, steer), done)
+        return done
 
     def _batches(self, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
         """Rows cut into batches of the current size."""
@@ -209,18 +224,22 @@ class TransformersBackend:
     def _share(self, rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
         """Rows with a shared beginning, neighbours where it is the same one, and the other rows."""
         groups = [] if self._sharing is False else prefix.find_groups([row.ids for row in rows])
-        if groups and self._sharing is None:
+        if groups and not self.can_share():
+            groups = []
+        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
+        taken = {row.place for row in shared}
+        return shared, [row for row in rows if row.place not in taken]
+
+    def can_share(self) -> bool:
+        """Whether the decoder of `decode` may be used with this model; the first call tries it against the model itself."""
+        if self._sharing is None:
             with torch.inference_mode():
                 reason, tokens = prefix.check(self._loaded.model)
             self.prefix_use.checked += tokens
             self._sharing = True
             if reason is not None:
                 self._stop_sharing(reason)
-        if not self._sharing:
-            groups = []
-        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
-        taken = {row.place for row in shared}
-        return shared, [row for row in rows if row.place not in taken]
+        return self._sharing
 
     def _stop_sharing(self, reason: str) -> None:
         """For the rest of this backend's life every prompt is computed in full."""
@@ -235,8 +254,7 @@ class TransformersBackend:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
         texts = [rendering.render(tokenizer, request.prompt, chat) for request in requests]
         ids = rendering.encode(tokenizer, texts, chat)
-        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        limit = min((n for n in (limit, most) if n is not None), default=None)
+        limit = min((n for n in (self.positions(), most) if n is not None), default=None)
         for place, tokens in enumerate(ids):
             if not tokens:
                 raise BackendError(

@@ -28,6 +28,7 @@ from hybrid.cli.options import (
 )
 from hybrid.cli.output import Output
 from hybrid.cli.router import router
+from hybrid.cli.serving import register as register_serving
 
 if TYPE_CHECKING:
     from hybrid.config.loader import LoadedConfig
@@ -299,6 +300,7 @@ def transfer(
 
 
 register(app)
+register_serving(app)
 
 
 @app.command()

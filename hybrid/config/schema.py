@@ -259,11 +259,11 @@ class Config(Section):
             raise ValueError(
                 "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
             )
+        if self.backend.type == "vllm" and self.weights.method == "svf":
+            raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
         steered = self.steers and self.weights.proxy.apply == "logits"
         if self.backend.type == "vllm" and steered:
             raise ValueError("weights.method: vLLM has no place for a second model beside the first; use transformers")
-        if self.backend.type == "vllm" and self.weights.method == "svf":
-            raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
         if self.backend.type == "openai":
             self._fits_an_endpoint()
         unknown = sorted(set(self.router.force) - set(names))

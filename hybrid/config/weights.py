@@ -171,7 +171,7 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _shared_is_trained_in_one_go(self) -> WeightsConfig:
-        if self.schedule.tasks == "shared" and (self.method == "proxy" or self.trainer not in ("grpo", "sft")):
+        if self.schedule.tasks == "shared" and (self.trainer not in ("grpo", "sft") or self.method == "proxy"):
             raise ValueError(f"schedule.tasks: shared needs method grpo, sft or svf, not {self.method}")
         if self.schedule.tasks == "shared" and self.warm_start is not None:
             raise ValueError(
@@ -196,6 +196,11 @@ class WeightsConfig(Section):
         if self.unknown_facts == "relabel" and self.method == "distill":
             raise ValueError("unknown_facts: relabel is for grpo and sft; a document teaches what it says (use drop)")
         return self
+
+    @property
+    def job_method(self) -> MethodName:
+        """The method of a training job: that of the small model where a proxy is made."""
+        return self.proxy.train if self.method == "proxy" else self.method
 
     @property
     def title(self) -> str:
@@ -231,7 +236,7 @@ class WeightsConfig(Section):
 
 
 def trainer_of(method: MethodName, weights: WeightsConfig) -> TrainerName | None:
-    """How a training by `method` makes gradients, for a proxy those of its small model; None for one that trains nothing."""
+    """How a training by `method` makes gradients; None for one that trains nothing."""
     if method == "swarm":
         return None
     if method == "proxy":

@@ -43,6 +43,7 @@ from hybrid.pipeline.previous import (
     retires,
 )
 from hybrid.pipeline.probing import probe_context_of, tell_kind
+from hybrid.pipeline.serving import leave_facts
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
@@ -405,6 +406,7 @@ def _report(
     told = schedule_of(shared), merger_of(settled, session.loaded.config.seed)
     report = assemble(session, outcomes, _created(session), _wall_seconds(session), *told)
     write_text(path, report.to_json())
+    leave_facts(session)
     write_report(session.folder.path, session.loaded.config.report.formats)
     return path
 

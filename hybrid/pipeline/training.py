@@ -49,7 +49,7 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
     weights = config.weights_of(capability.name)
-    method: Method = order.get("method", weights.method)
+    method: Method = order.get("method", weights.job_method)
     variants = capability.splits.get("variant", ())
     examples = (*capability.splits["train"], *(variants[i] for i in order.get("variants", ())))
     if "abstained" in order and settings.abstain is not None:
@@ -89,10 +89,9 @@ def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
 
 def _weights_by(weights: WeightsConfig, method: Method) -> WeightsConfig:
     """The same settings for another method than the configured one, which may have no warm start."""
-    if method == weights.method:
-        return weights
-    of_the_small = weights.method == "proxy" and method == weights.proxy.train
-    return weights.model_copy(update={"method": method} if of_the_small else {"method": method, "warm_start": None})
+    if method == weights.job_method:
+        return weights if method == weights.method else weights.model_copy(update={"method": method})
+    return weights.model_copy(update={"method": method, "warm_start": None})
 
 
 def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any]:
