@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hybrid.config.schema import WeightsConfig
+
 MIB = 1024 * 1024
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}
 PACKED_BITS = {"int8": 8.0, "nf4": 4.5, "nf4-double": 4.127}
@@ -161,10 +163,38 @@ def _logits(a: Architecture, w: Work) -> int:
 
 def adapter_bytes(a: Architecture, rank: int, optimizer: str, targets: str | tuple[str, ...] = "all-linear") -> int:
     """The adapter in float32 with its gradients and the optimiser's two moments."""
-    wanted = a.linear().items()
-    shapes = [s for name, s in wanted if targets == "all-linear" or name in targets] or [s for _, s in wanted]
-    sizes = [rank * width for shape in shapes for width in shape]
+    sizes = [rank * width for shape in _targeted(a, targets) for width in shape]
     return a.layers * sum(size * (8 + _moments(size, optimizer)) for size in sizes)
+
+
+@dataclass(frozen=True)
+class AdapterSize:
+    """`trained` bytes of the adapter with gradients and moments, `directions` bytes of what SVF computes with, and the `rank`
+    that its activations are as large as."""
+
+    trained: int
+    directions: int
+    rank: int
+
+
+def adapter_size(a: Architecture, weights: WeightsConfig, item: int) -> AdapterSize:
+    """Of the adapter that `weights` trains; `item` bytes of a number of the base."""
+    if weights.method != "svf":
+        lora = weights.lora
+        return AdapterSize(adapter_bytes(a, lora.rank, weights.optimizer, lora.target_modules), 0, lora.rank)
+    shapes = _targeted(a, weights.svf.target_modules)
+    counts = [
+        min(shape) if weights.svf.directions.count is None else min(*shape, weights.svf.directions.count)
+        for shape in shapes
+    ]
+    trained = a.layers * sum(count * (8 + _moments(count, weights.optimizer)) for count in counts)
+    directions = a.layers * item * sum(min(shape) * count for shape, count in zip(shapes, counts, strict=True))
+    return AdapterSize(trained, directions, math.ceil(sum(counts) / len(counts)))
+
+
+def _targeted(a: Architecture, targets: str | tuple[str, ...]) -> list[tuple[int, int]]:
+    wanted = a.linear().items()
+    return [s for name, s in wanted if targets == "all-linear" or name in targets] or [s for _, s in wanted]
 
 
 def _moments(size: int, optimizer: str) -> int:

@@ -23,6 +23,27 @@ from hybrid.errors import AdapterError
 _PROBE_ROWS, _PROBE_TOKENS = 4, 12
 
 
+class Gates:
+    """Factors on the rank of an adapter, one list for every row of the batch that is computed."""
+
+    def __init__(self) -> None:
+        self._rows: torch.Tensor | None = None
+
+    def set(self, rows: Sequence[Sequence[float]]) -> None:
+        """The factors (rows, rank) of the batch to come, in its order."""
+        self._rows = torch.tensor(rows, dtype=torch.float32)
+
+    def __call__(self, _module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """As a forward hook: the output (rows, tokens, rank) times the factors. Raises AdapterError for another shape."""
+        rows = self._rows
+        shape = (output.shape[0], output.shape[-1])
+        if rows is None or output.ndim != 3 or shape != tuple(rows.shape):
+            raise AdapterError("this model does not keep a batch's rows apart, so mixtures cannot share one")
+        if rows.dtype != output.dtype or rows.device != output.device:
+            self._rows = rows = rows.to(device=output.device, dtype=output.dtype)
+        return output * rows[:, None, :]
+
+
 class AdapterShelf:
     """The adapters that are attached to one loaded base, by sha256, at most `capacity` at a time, of any kinds."""
 
@@ -95,6 +116,20 @@ class AdapterShelf:
             self._current.take_out()
         wrapper.put_in()
         self._current = wrapper
+
+    @contextmanager
+    def gated(self, stack: Adapter) -> Iterator[Gates]:
+        """Inside, the base computes with `stack`, each row of a batch with its own factors on the stack's rank."""
+        with self.active(stack):
+            name = _name(stack.sha256)
+            gates = Gates()
+            layers = [layer.lora_A[name] for layer in self.peft.modules() if name in getattr(layer, "lora_A", ())]
+            hooks = [layer.register_forward_hook(gates) for layer in layers]
+            try:
+                yield gates
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def _attach(self, adapter: Adapter) -> None:
         """Check and load, unless it is attached. A failure leaves the base and the other adapters as they were."""

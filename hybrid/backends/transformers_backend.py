@@ -22,11 +22,12 @@ import torch
 from transformers import GenerationConfig
 
 from hybrid.backends import prefix, rendering
-from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
+from hybrid.backends.base import Adapter, Completion, Mixture, ModelInfo, Request, Sampling
 from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.ranks import Ranked
 from hybrid.backends.sampling import SeededChoice
+from hybrid.backends.svf.basis import bases_of
 from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_ranks import target_ranks
 from hybrid.capability.types import Message
@@ -65,9 +66,9 @@ class TransformersBackend:
     """The `Backend` over a loaded base.
 
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
-    report should mention: a batch size that had to be lowered because the accelerator's memory ran out, and a model
-    with which shared beginnings cannot be used. `share_prefixes=False` sends every row through `generate`. `batch_rows` is
-    the most rows in a batch at present.
+    report should mention: a batch size that had to be lowered because the accelerator's memory ran out, a model with
+    which shared beginnings cannot be used, and kept singular directions that were damaged. `share_prefixes=False` sends
+    every row through `generate`. `batch_rows` is the most rows in a batch at present.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class TransformersBackend:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What went other than configured, oldest first."""
-        return tuple(self._warnings)
+        return (*self._warnings, *bases_of(self._loaded.model).warnings)
 
     def info(self) -> ModelInfo:
         """Facts of the base model."""
@@ -156,6 +157,23 @@ class TransformersBackend:
                     self._all(rows, lambda batch: self._answers(batch, sampling), done)
             self._prefixes.trim()
         return done
+
+    def generate_mixed(
+        self, requests: Sequence[Request], sampling: Sampling, mixtures: Sequence[Mixture]
+    ) -> list[Completion]:
+        """See `MixingBackend`. Prompts are computed in full: what rows begin with differs with their mixture."""
+        if len({mixture.stack.sha256 for mixture in mixtures}) != 1 or len(mixtures) != len(requests):
+            raise ValueError("mixtures of one stack, one for each request")
+        rows = sorted(self._encode(requests, sampling), key=lambda row: (-len(row.ids), row.place))
+        done: dict[int, Completion] = {}
+        with self._shelf.gated(mixtures[0].stack) as gates, torch.inference_mode():
+
+            def answers(batch: Sequence[_Row]) -> list[list[int]]:
+                gates.set([mixtures[row.place].gates for row in batch])
+                return self._answers(batch, sampling)
+
+            self._all(rows, answers, done)
+        return [done[place] for place in range(len(requests))]
 
     def _batches(self, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
         """Rows cut into batches of the current size."""

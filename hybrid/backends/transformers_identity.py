@@ -33,7 +33,7 @@ def model_fingerprint(model: Any, tokenizer: Any) -> str:
 
 
 def weights_checksum(model: Any) -> str:
-    """sha256 (hex) over the base's tensors: sorted names, shapes, dtypes, bytes. LoRA tensors are left out.
+    """sha256 (hex) over the base's tensors: sorted names, shapes, dtypes, bytes. Those of adapters are left out.
 
     The value is the same before and after PEFT wraps the base, as long as no base tensor changed. Tensors that share
     memory (tied embeddings) are hashed once.
@@ -56,7 +56,7 @@ def _base_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """State of the base under its own names, whether or not PEFT has wrapped its layers."""
     for name, tensor in model.state_dict().items():
         parts = name.split(".")
-        if any(part.startswith("lora_") for part in parts):
+        if any(part.startswith(("lora_", "svf_")) for part in parts):
             continue
         yield ".".join(part for part in parts if part != "base_layer"), tensor
 

@@ -40,6 +40,8 @@ from hybrid.config.rules import KeyRuleError
 from hybrid.config.schedule import ScheduleConfig as ScheduleConfig
 from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
+from hybrid.config.svf import DirectionsConfig as DirectionsConfig
+from hybrid.config.svf import SvfConfig as SvfConfig
 from hybrid.config.swarm import SwarmConfig as SwarmConfig
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
 from hybrid.config.text import EditBudgetConfig as EditBudgetConfig
@@ -255,6 +257,8 @@ class Config(Section):
             raise ValueError(
                 "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
             )
+        if self.backend.type == "vllm" and self.weights.method == "svf":
+            raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
         if self.backend.type == "openai":
             self._fits_an_endpoint()
         unknown = sorted(set(self.router.force) - set(names))

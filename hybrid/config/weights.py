@@ -14,10 +14,13 @@ from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
+from hybrid.config.svf import SvfConfig
 from hybrid.config.swarm import SwarmConfig
 from hybrid.config.tree import TreeConfig
 
-MethodName = Literal["grpo", "sft", "distill", "tree", "swarm"]
+TrainerName = Literal["grpo", "sft", "distill", "tree"]
+"""How gradients are made."""
+MethodName = Literal["grpo", "sft", "distill", "tree", "svf", "swarm"]
 """How an adapter comes about."""
 
 
@@ -101,14 +104,15 @@ class WeightsConfig(Section):
     """The weight substrate."""
 
     method: MethodName = "grpo"
-    """`tree` searches completions, `swarm` trains nothing and mixes finished adapters: see their sections. `distill` also builds
-    the text arm, and teaches the adapter of the `weights` arm with its document."""
+    """`tree` searches completions, `svf` trains singular values, `swarm` trains nothing and mixes finished adapters: see their
+    sections. `distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
+    svf: SvfConfig = SvfConfig()
     swarm: SwarmConfig = SwarmConfig()
     warm_start: WarmStartConfig | None = None
     """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
@@ -131,6 +135,10 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _warm_start_is_for_grpo(self) -> WeightsConfig:
+        if self.warm_start is not None and self.method == "svf":
+            raise ValueError(
+                "warm_start: method svf begins at the base; its experts are too small to be taught answers"
+            )
         if self.warm_start is not None and not self.reinforces:
             other = "trains nothing" if self.method == "swarm" else "is supervised from its first step"
             raise ValueError(f"warm_start goes before grpo; method {self.method} {other}")
@@ -160,8 +168,8 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _shared_is_trained_in_one_go(self) -> WeightsConfig:
-        if self.schedule.tasks == "shared" and self.method not in ("grpo", "sft"):
-            raise ValueError(f"schedule.tasks: shared needs method grpo or sft, not {self.method}")
+        if self.schedule.tasks == "shared" and self.trainer not in ("grpo", "sft"):
+            raise ValueError(f"schedule.tasks: shared needs method grpo, sft or svf, not {self.method}")
         if self.schedule.tasks == "shared" and self.warm_start is not None:
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
@@ -178,7 +186,7 @@ class WeightsConfig(Section):
     @property
     def phase(self) -> int:
         """Optimiser steps of one generation phase; 1 for a method that generates nothing."""
-        return self.grpo.iterations if self.method == "grpo" else 1
+        return self.grpo.iterations if self.trainer == "grpo" else 1
 
     @model_validator(mode="after")
     def _relabelled_rows_have_no_teacher(self) -> WeightsConfig:
@@ -190,12 +198,19 @@ class WeightsConfig(Section):
     def title(self) -> str:
         """The method in words, for a report."""
         uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
+        if self.method == "svf":
+            return f"svf by {self.svf.train}"
         return uses[self.tree.use] if self.method == "tree" else self.method
+
+    @property
+    def trainer(self) -> TrainerName | None:
+        """How gradients are made; None where nothing is trained."""
+        return trainer_of(self.method, self.svf)
 
     @property
     def reinforces(self) -> bool:
         """Whether every step generates completions and learns from their rewards."""
-        return reinforces(self.method, self.tree)
+        return reinforces(self.method, self)
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -210,6 +225,14 @@ class WeightsConfig(Section):
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 
-def reinforces(method: str, tree: TreeConfig) -> bool:
+def trainer_of(method: MethodName, svf: SvfConfig) -> TrainerName | None:
+    """How a training by `method` makes gradients; None for one that trains nothing."""
+    if method == "swarm":
+        return None
+    return svf.train if method == "svf" else method
+
+
+def reinforces(method: MethodName, weights: WeightsConfig) -> bool:
     """Whether a training by `method` generates completions in every step and learns from their rewards."""
-    return method == "grpo" or (method == "tree" and tree.use == "advantages")
+    trainer = trainer_of(method, weights.svf)
+    return trainer == "grpo" or (trainer == "tree" and weights.tree.use == "advantages")

@@ -47,7 +47,7 @@ def unsupported(config: Config, name: str) -> str | None:
         return "this backend does not train"
     if config.router.counterfactual:
         return "every arm is built anyway (router.counterfactual)"
-    if config.method_of(name) != "grpo":
+    if config.weights_of(name).trainer != "grpo":
         return f"method {config.method_of(name)} cannot be ended at a rung and gone on with"
     if config.weights.schedule.tasks == "shared":
         return "adapters are shared (weights.schedule.tasks)"

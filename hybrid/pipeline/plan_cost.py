@@ -273,7 +273,8 @@ def buy_calls(config: Config, sizes: Sizes, name: str) -> tuple[Calls, ...]:
     every look at them, at the text and at the base. Nothing where it never buys (see `hybrid.pipeline.buying`)."""
     router, steps = config.router, rungs(config)
     bought = router.buy_below > 0 and not router.counterfactual and name not in router.force and bool(steps)
-    if not bought or config.method_of(name) != "grpo" or config.weights.schedule.tasks == "shared":
+    shared = config.weights.schedule.tasks == "shared"
+    if not bought or config.weights_of(name).trainer != "grpo" or shared:
         return ()
     if sizes.search < router.buy.examples:
         return ()

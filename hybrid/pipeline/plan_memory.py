@@ -23,7 +23,7 @@ from hybrid.backends.memory import (
     Architecture,
     Predicted,
     Work,
-    adapter_bytes,
+    adapter_size,
     architecture,
     mib,
     packed_kind,
@@ -65,8 +65,9 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
     cache = batch * longest_tokens * found.layers * 2 * found.keys * item
     rows = config.weights.rows_per_device or _rows_per_step(config)
     trained = _training(config, found, weights, (max(0, longest_tokens - answer_tokens), answer_tokens), rows)
+    answering = weights + adapter_size(found, config.weights, item).directions
     parts = {
-        "the base that answers": weights,
+        "the base that answers": answering,
         "the base that is trained": trained.weights,
         "adapter, gradients, moments": trained.adapter,
         "generating": trained.generating,
@@ -77,7 +78,7 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
         parameters=sum(math.prod(s) for s in shapes.values()),
         weights_mib=mib(weights),
         generate_mib=mib(weights + cache),
-        train_mib=mib(weights + trained.peak),
+        train_mib=mib(answering + trained.peak),
         parts_mib={name: mib(size) for name, size in parts.items()},
         note=f"batches of {batch} rows while generating, {rows} rows at once in training; right to about a factor of 2",
     )
@@ -85,6 +86,7 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
 
 def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, int], rows: int) -> Predicted:
     chosen = config.weights
+    size = adapter_size(a, chosen, ITEM[config.model.dtype])
     return predict(
         a,
         Work(
@@ -93,9 +95,9 @@ def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, 
             rows=rows,
             generated=_rows_per_step(config) if chosen.reinforces else 0,
             weight_bytes=weights,
-            adapter=adapter_bytes(a, chosen.lora.rank, chosen.optimizer, chosen.lora.target_modules),
+            adapter=size.trained + size.directions,
             item=ITEM[config.model.dtype],
-            rank=chosen.lora.rank,
+            rank=size.rank,
             packed=config.model.quantization is not None,
             full_logits=chosen.method == "distill" and chosen.distill.targets == "logits",
             cuda=config.model.device == "cuda",

@@ -191,6 +191,11 @@ def train_order(
     if read_result(job) is None:  # a finished training costs nothing more, so a spent budget does not bar the replay
         session.ledger.check(0.0, training=True)
     workers.broadcast(order)
+    if job.method == "svf" and job.trainer == "sft":
+        session.warn(
+            f"{owner}: {arm}: singular values are trained by sft: experts this small are reported to fail under it and to "
+            "work under grpo (weights.svf.train)"
+        )
     window = job.weights.monitors.window
     if job.reinforces and job.steps < 2 * window and "rung" not in order:
         session.warn(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hybrid.report import lifecycle_text, merge_text, order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
+from hybrid.report.composition_text import MATRIX, READING, composition, matrix
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
 from hybrid.report.kind_text import kind_evidence, kind_line
@@ -242,6 +243,9 @@ def _generality(c: CapabilityReport) -> Iterator[str]:
 
 
 def _side_effects(c: CapabilityReport) -> Iterator[str]:
+    for sentence in composition(c):
+        yield esc(sentence, 2000)
+        yield ""
     if c.collateral:
         yield "### Collateral: what this change does to the others"
         yield ""
@@ -389,5 +393,8 @@ def to_markdown(report: Report) -> str:
     lines += _merger(report)
     for capability in report.capabilities:
         lines += _capability(capability)
+    if drawn := matrix(report):
+        lines += [f"## {MATRIX}", "", *table([esc(h) for h in drawn[0]], [[esc(x) for x in row] for row in drawn[1]])]
+        lines += [READING, ""]
     lines += [*_run(report), *_provenance(report)]
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
-from hybrid.config.weights import MethodName, reinforces
+from hybrid.config.weights import MethodName, TrainerName, reinforces, trainer_of
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
@@ -76,7 +76,21 @@ class TrainJob:
     @property
     def reinforces(self) -> bool:
         """Whether every step generates completions and learns from their rewards."""
-        return reinforces(self.method, self.weights.tree)
+        return reinforces(self.method, self.weights)
+
+    @property
+    def trainer(self) -> TrainerName:
+        """How gradients are made."""
+        found = trainer_of(self.method, self.weights.svf)
+        assert found is not None, "a job trains"
+        return found
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the job's optimiser, at its start."""
+        if self.method == "svf":
+            return self.weights.svf.learning_rate
+        return self.weights.grpo.learning_rate if self.reinforces else self.supervised.learning_rate
 
     @property
     def supervised(self) -> SftConfig | DistillConfig:
@@ -93,7 +107,7 @@ class TrainJob:
     @property
     def iterations(self) -> int:
         """Optimiser steps of one generation phase; 1 where nothing is generated."""
-        return self.weights.grpo.iterations if self.method == "grpo" else 1
+        return self.weights.grpo.iterations if self.trainer == "grpo" else 1
 
     @property
     def rows_per_step(self) -> int:

@@ -6,6 +6,7 @@ from hybrid.weights.base import Method, WeightTrainer
 from hybrid.weights.distill import DistillTrainer
 from hybrid.weights.grpo import GrpoTrainer
 from hybrid.weights.sft import SftTrainer
+from hybrid.weights.svf.trainer import SvfTrainer
 from hybrid.weights.tree.trainer import TreeTrainer
 
 
@@ -16,6 +17,7 @@ def build_trainer(method: Method) -> WeightTrainer:
         "sft": SftTrainer(),
         "distill": DistillTrainer(),
         "tree": TreeTrainer(),
+        "svf": SvfTrainer(),
     }
     if method not in trainers:
         raise ValueError(f"method {method} has no trainer")

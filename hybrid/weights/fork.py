@@ -36,7 +36,8 @@ from hybrid.weights.checkpoints import (
 from hybrid.weights.jobs import job_identity, machine_identity
 
 FORK = "FORK.json"
-_FIXED = ("capability", "method", "processes", "start", "weights.lora.", "weights.warm_start")
+_SVF = ("weights.svf.train", "weights.svf.target_modules", "weights.svf.directions.")
+_FIXED = ("capability", "method", "processes", "start", "weights.lora.", "weights.warm_start", *_SVF)
 """Fields that a checkpoint cannot be carried over: it would not fit the new job's tensors, streams or start."""
 
 

@@ -40,7 +40,7 @@ class PolicyProbe:
 def probe_policy(trainer: Any, prompts: Sequence[Sequence[int]], score: Score) -> PolicyProbe:
     """Compare generator and trainer on `prompts` (token ids). Raises TrainingError when they are not one policy."""
     policy = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    moved = any(bool(p.detach().any()) for name, p in policy.named_parameters() if ".lora_B." in name)
+    moved = any(bool(p.detach().any()) for name, p in policy.named_parameters() if _is_trained(name))
     with torch.no_grad(), _Branches(policy) as branches:
         ids, mask, logits = _rolled_out(trainer, prompts) or _generate(policy, prompts)
         active = branches.greatest
@@ -76,6 +76,11 @@ def _judge(found: PolicyProbe, active: float, dtype: torch.dtype) -> None:
     # In bfloat16 the effect of a few small steps can vanish in rounding without anything being wrong.
     if found.adapter_moved and found.effect == 0.0 and dtype == torch.float32:
         raise TrainingError("the adapter is not zero, but the trained model computes the same with it off")
+
+
+def _is_trained(name: str) -> bool:
+    """Whether the parameter is zero in an adapter that changes nothing: LoRA's second matrix, SVF's vector."""
+    return ".lora_B." in name or ".svf_d." in name
 
 
 def _temperature(trainer: Any) -> float:
@@ -128,13 +133,13 @@ def _generate(policy: Any, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tens
 
 
 class _Branches(ExitStack):
-    """While open, `greatest` is the greatest absolute value that any LoRA branch has added so far."""
+    """While open, `greatest` is the greatest absolute value that any adapter's branch has added so far."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
         self.greatest = 0.0
         for name, module in policy.named_modules():
-            if ".lora_B." in name and not list(module.children()):
+            if (".lora_B." in name and not list(module.children())) or name.endswith(".svf_branch"):
                 self.callback(module.register_forward_hook(self._note).remove)
 
     def _note(self, _module: Any, _arguments: Any, output: torch.Tensor) -> None:

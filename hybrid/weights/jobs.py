@@ -22,7 +22,7 @@ from hybrid.weights.base import TrainJob
 from hybrid.weights.shard import asked
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
-_SHARED = ("lora", "optimizer", "checkpoint_every", "rows_per_device")
+_SHARED = ("optimizer", "checkpoint_every", "rows_per_device")
 """Settings of the weight substrate that count for every method."""
 
 
@@ -69,12 +69,13 @@ def _bitsandbytes(job: TrainJob) -> list[Problem]:
 
 
 def _targets(job: TrainJob) -> list[Problem]:
-    targets = job.weights.lora.target_modules
+    section = "svf" if job.method == "svf" else "lora"
+    targets = job.weights.svf.target_modules if section == "svf" else job.weights.lora.target_modules
     named = (targets,) if isinstance(targets, str) else targets
     if not any(name.rpartition(".")[2] in ("lm_head", "embed_tokens") for name in named):
         return []
     message = "the output layer and the embeddings cannot be adapted: training reads their weights directly"
-    return [_problem("weights.lora.target_modules", message, "leave lm_head and embed_tokens out")]
+    return [_problem(f"weights.{section}.target_modules", message, "leave lm_head and embed_tokens out")]
 
 
 def _rows(job: TrainJob) -> list[Problem]:
@@ -139,8 +140,9 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
 
     Left out on purpose: `job.out`, the model's folder (its fingerprint counts, once it is loaded), device and threads.
     """
-    sections = {job.method} if job.method != "tree" else {"tree", "grpo", *(() if job.reinforces else ("sft",))}
-    weights = job.weights.model_dump(mode="json", include={*_SHARED, *sections})
+    weights = job.weights.model_dump(mode="json", include={*_SHARED, *_sections(job)})
+    if job.method == "svf":  # which has a learning rate of its own
+        del weights[job.trainer]["learning_rate"]
     if job.reinforces:
         weights["rewards"] = job.weights.rewards.model_dump(mode="json")
         monitors = job.weights.monitors
@@ -172,6 +174,15 @@ def job_identity(job: TrainJob) -> dict[str, Any]:
         **taught,
     }
     return _flat(nested)
+
+
+def _sections(job: TrainJob) -> set[str]:
+    """Sections of the weight substrate that count for the job's method."""
+    if job.method == "svf":
+        return {"svf", job.trainer}
+    if job.method == "tree":
+        return {"lora", "tree", "grpo", *(() if job.reinforces else ("sft",))}
+    return {"lora", job.method}
 
 
 def machine_identity(processes: int) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid.backends.memory import (
     ITEM,
+    AdapterSize,
     Architecture,
     PeakMeter,
     Work,
-    adapter_bytes,
+    adapter_size,
     architecture,
     free_bytes,
     mib,
@@ -84,8 +85,9 @@ def foresee(session: Session, rows: Sequence[tuple[tuple[int, ...], int]]) -> Se
 def _work(
     job: TrainJob, loaded: LoadedModel, plan: BatchPlan, prompt: int, answer: int, a: Architecture | None
 ) -> Work:
-    lora, info = job.weights.lora, loaded.info
-    adapter = 0 if a is None else adapter_bytes(a, lora.rank, job.weights.optimizer, lora.target_modules)
+    info = loaded.info
+    weights = job.weights.model_copy(update={"method": job.method})
+    size = AdapterSize(0, 0, weights.lora.rank) if a is None else adapter_size(a, weights, ITEM[info.dtype])
     return Work(
         prompt=prompt,
         answer=answer,
@@ -93,9 +95,9 @@ def _work(
         # A tree's waves are cut into passes of as many rows as are trained at once, which take more each.
         generated=plan.per_device * plan.accumulation if job.reinforces and job.method != "tree" else 0,
         weight_bytes=sum(p.numel() * p.element_size() for p in loaded.model.parameters()),
-        adapter=adapter,
+        adapter=size.trained + size.directions,
         item=ITEM[info.dtype],
-        rank=lora.rank,
+        rank=size.rank,
         packed=job.model.quantization is not None,
         recompute=info.parameters >= RECOMPUTED,
         full_logits=job.method == "distill" and job.weights.distill.targets == "logits",

@@ -30,6 +30,7 @@ from torch.nn import functional
 from hybrid.backends import prefix
 from hybrid.backends.decode import PrefixKeys, SharedRows, decode, extend_prefix, read_prefix
 from hybrid.backends.sampling import draw, uniforms
+from hybrid.backends.svf.tuner import SvfLinear
 
 Tokens = tuple[int, ...]
 
@@ -106,21 +107,17 @@ def evaluating(policy: Any) -> Iterator[None]:
 
 @contextmanager
 def folded(policy: Any) -> Iterator[None]:
-    """Inside, layers that LoRA adapts compute one product with the sum of weight and adapter, held in a copy, and a large
+    """Inside, layers that are adapted compute one product with the sum of weight and adapter, held in a copy, and a large
     output layer on a CPU is computed in blocks.
 
     Three small products and their bookkeeping per layer are most of decoding on a small model. The base is not touched. Only
-    where the sum keeps the adapter's digits (float32 and wider), and only plain LoRA layers; others compute as always.
+    where the sum keeps the adapter's digits (float32 and wider), and only plain LoRA and SVF layers; others compute as always.
     """
     changed = []
     for module in policy.modules():
-        if type(module) is not Linear or module.merged or module.disable_adapters:
+        whole = _whole(module)
+        if whole is None:
             continue
-        name, weight = module.active_adapters[0], module.get_base_layer().weight
-        plain = len(module.active_adapters) == 1 and not module.use_dora.get(name) and not module.lora_bias.get(name)
-        if not plain or module.fan_in_fan_out or weight.dtype not in (torch.float32, torch.float64):
-            continue
-        whole = weight + module.get_delta_weight(name).to(weight.dtype)
         module.forward = partial(functional.linear, weight=whole, bias=module.get_base_layer().bias)
         changed.append(module)
     head = policy.get_output_embeddings()
@@ -133,6 +130,23 @@ def folded(policy: Any) -> Iterator[None]:
     finally:
         for module in changed:
             del module.forward
+
+
+def _whole(module: Any) -> torch.Tensor | None:
+    """Weight and adapter in one, for a layer that may be folded."""
+    if type(module) not in (Linear, SvfLinear) or module.merged or module.disable_adapters:
+        return None
+    weight = module.get_base_layer().weight
+    if weight.dtype not in (torch.float32, torch.float64):
+        return None
+    if type(module) is SvfLinear:
+        return module.whole_weight()
+    name = module.active_adapters[0]
+    plain = len(module.active_adapters) == 1 and not module.use_dora.get(name) and not module.lora_bias.get(name)
+    if not plain or module.fan_in_fan_out:
+        return None
+    whole: torch.Tensor = weight + module.get_delta_weight(name).to(weight.dtype)
+    return whole
 
 
 def _in_blocks(weight: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

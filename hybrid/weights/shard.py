@@ -60,6 +60,8 @@ def refuse(config: Config) -> None:
         wrong = "model.quantization: packed weights cannot be split"
     elif config.weights.method == "tree":
         wrong = "weights.method tree: its search asks the model in ways that are no whole forward passes"
+    elif config.weights.method == "svf":
+        wrong = "weights.method svf: every process would hold all singular directions, which are as large as the base"
     if wrong is not None:
         raise UsageError(f"{wrong} (FSDP2); launch with configs/accelerate/multi-gpu-ddp.yaml")
 

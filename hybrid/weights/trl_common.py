@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -38,6 +38,7 @@ from hybrid.weights.preflight import RECOMPUTED
 from hybrid.weights.rehearsal import rehearse
 from hybrid.weights.results import metrics_of, monitor_of, stopped_early
 from hybrid.weights.schedule import Order
+from hybrid.weights.shape import keep_basis_warnings
 from hybrid.weights.shard import split_if_asked
 from hybrid.weights.stopping import StopRequest
 from hybrid.weights.untouched import FrozenBase, check_adapter_loaded
@@ -94,6 +95,7 @@ def common_arguments(session: Session) -> dict[str, Any]:
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,  # every process computes the same ones; SVF's are as large as the base
     }
 
 
@@ -104,27 +106,6 @@ def _optimizer(session: Session) -> str:
         message = "a paged optimiser moves its state between the memories of a GPU and its host; this run is on a CPU"
         raise ConfigError([Problem("config", 0, "weights.optimizer", message, "use adamw_8bit or adamw")])
     return {"adamw": "adamw_torch"}.get(wanted, wanted)
-
-
-def lora_config(session: Session) -> LoraConfig:
-    """The adapter's shape. Raises ConfigError when a named module is not in the model. Never the output layer."""
-    shape = session.job.weights.lora
-    targets = shape.target_modules
-    if not isinstance(targets, str):
-        names = [name for name, _ in session.loaded.model.named_modules()]
-        unknown = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
-        if unknown:
-            message = f"the model has no module called {unknown[0]!r}"
-            raise ConfigError([Problem("config", 0, "weights.lora.target_modules", message, "use all-linear")])
-    return LoraConfig(
-        r=shape.rank,
-        lora_alpha=shape.alpha,
-        use_rslora=shape.rslora,
-        lora_dropout=0.0,
-        bias="none",
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )
 
 
 class DurableMixin:
@@ -361,6 +342,7 @@ def start(trainer: Any, session: Session) -> None:
             # and a resumed optimiser is another one. On a plain base it is in float32 already.
             parameter.data = parameter.data.float()
     refuse_merge(trainer.model)
+    keep_basis_warnings(session, trainer.accelerator.process_index)
     if session.start is not None and session.resume is None:
         begin_with(trainer, session.start)
     split_if_asked(trainer.model, session.plan.processes)

@@ -25,7 +25,8 @@ from hybrid.weights.preflight import foresee
 from hybrid.weights.results import FIGURE
 from hybrid.weights.rewards import Rewards, filled, signal_share
 from hybrid.weights.schedule import Order
-from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, ready_to_sample, start
+from hybrid.weights.shape import adapter_config
+from hybrid.weights.trl_common import DurableMixin, common_arguments, quiet, ready_to_sample, start
 
 
 class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
@@ -51,7 +52,7 @@ class HybridGrpo(EngineMixin, DurableMixin, GRPOTrainer):  # type: ignore[misc]
             args=_arguments(session, weights),
             train_dataset=Dataset.from_dict({"prompt": [r.text for r in prompts], "row": list(range(len(prompts)))}),
             processing_class=session.loaded.tokenizer,
-            peft_config=lora_config(session),
+            peft_config=adapter_config(session),
         )
         self.start_engine()
 
@@ -126,7 +127,7 @@ def _arguments(session: Session, reward_weights: list[float]) -> GRPOConfig:
     grpo = session.job.weights.grpo
     return GRPOConfig(
         **common_arguments(session),
-        learning_rate=grpo.learning_rate,
+        learning_rate=session.job.learning_rate,
         lr_scheduler_type="constant",
         num_generations=grpo.generations,
         max_completion_length=session.job.max_new_tokens,

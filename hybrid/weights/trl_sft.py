@@ -17,7 +17,8 @@ from hybrid.weights.encoding import GoldRow, check_lengths, gold_rows, split
 from hybrid.weights.preflight import foresee
 from hybrid.weights.results import read_log
 from hybrid.weights.schedule import Order, staged_decay
-from hybrid.weights.trl_common import DurableMixin, common_arguments, lora_config, quiet, start
+from hybrid.weights.shape import adapter_config
+from hybrid.weights.trl_common import DurableMixin, common_arguments, quiet, start
 
 IGNORED = -100
 """Label of a token without loss (torch's cross entropy ignores it)."""
@@ -38,7 +39,7 @@ class HybridSft(DurableMixin, SFTTrainer):  # type: ignore[misc]
             args=_arguments(session),
             train_dataset=self.dataset(rows),
             processing_class=session.loaded.tokenizer,
-            peft_config=lora_config(session),
+            peft_config=adapter_config(session),
         )
         if session.resume is not None:  # TRL counts from zero again after a resume
             self._total_train_tokens = int(read_log(session.resume.path)[-1]["num_tokens"])
@@ -89,7 +90,7 @@ def fit(session: Session) -> None:
 def _arguments(session: Session) -> Any:
     return SFTConfig(
         **common_arguments(session),
-        learning_rate=session.job.supervised.learning_rate,
+        learning_rate=session.job.learning_rate,
         lr_scheduler_type="linear",
         max_length=None,
         packing=False,

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from backend_tiny import TARGETS, load_tiny, save_tiny, tiny_model
+from backend_tiny import TARGETS, in_float64, load_tiny, save_tiny, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hybrid.backends.adapters import inspect_adapter, write_manifest
-from hybrid.backends.base import Adapter
+from hybrid.backends.base import Adapter, Mixture, Request, Sampling
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.transformers_backend import TransformersBackend
+from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import AdapterError
 from hybrid.weights.compose.experts import Expert, expert_of, experts_of
-from hybrid.weights.compose.materialise import compress, materialise, mix
+from hybrid.weights.compose.materialise import compress, gates, materialise, mix, stack
 
 Deltas = dict[str, torch.Tensor]
 
@@ -207,3 +210,40 @@ def test_the_sum_is_checked_for_shape(base: LoadedModel, tmp_path: Path) -> None
     other = Expert(first.adapter, first.config, {**first.modules, name: cut})
     with pytest.raises(AdapterError, match="shapes"):
         mix([first, other], (1.0, 1.0))
+
+
+def test_mixtures_in_one_batch_answer_as_they_do_one_by_one(base: LoadedModel, tmp_path: Path) -> None:
+    """In double precision, where batching changes no token; experts of several ranks and targets, and a gate for each."""
+    settings = (KINDS[0], KINDS[2], KINDS[3], KINDS[4])
+    adapters = [lora(tmp_path / str(i), base, i, **kind) for i, kind in enumerate(settings)]
+    experts = experts_of(adapters, base.info.fingerprint)
+    together, ranks = stack(experts, tmp_path / "stack", base.info.fingerprint)
+    assert ranks == (4, 6, 4, 4)
+    rng = random.Random(0)
+    points = [tuple(round(rng.uniform(-1, 1.5), 3) for _ in experts) for _ in range(5)]
+    mixtures = []
+    for i, point in enumerate(points):
+        found = materialise(experts, point, tmp_path / f"m{i}", base.info.fingerprint).adapter
+        mixtures.append(Mixture(found.path, found.sha256, together, gates(point, ranks)))
+    backend = TransformersBackend(in_float64(base), TransformersBackendConfig(batch_size=7))
+    asked = [(Request(f"{c}{i} =", i), mixtures[i % 5]) for i in range(20) for c in "ab"]
+    rng.shuffle(asked)
+    sampling = Sampling(max_new_tokens=8, temperature=0.7)
+    found_all = backend.generate_mixed([r for r, _ in asked], sampling, [m for _, m in asked])
+    alone = [backend.generate([request], sampling, mixture)[0] for request, mixture in asked]
+    assert [c.text for c in found_all] == [c.text for c in alone]
+    assert len({c.text for c in found_all}) > 10, "the mixtures answer differently"
+    bare = backend.generate([r for r, _ in asked], sampling, None)
+    assert [c.text for c in bare] != [c.text for c in alone]
+    again = backend.generate([r for r, _ in asked[:7]], sampling, None)
+    assert [c.text for c in again] == [c.text for c in bare[:7]], "nothing of the gates is left"
+
+
+def test_one_batch_holds_mixtures_of_one_stack(base: LoadedModel, tmp_path: Path) -> None:
+    first = lora(tmp_path / "one", base, 1)
+    backend = TransformersBackend(base, TransformersBackendConfig())
+    stacks = [
+        Mixture(first.path, first.sha256, Adapter(first.path, sha), (1.0,) * 4) for sha in (first.sha256, "0" * 64)
+    ]
+    with pytest.raises(ValueError, match="one stack"):
+        backend.generate_mixed([Request("a", 0)] * 2, Sampling(), stacks)

@@ -16,6 +16,7 @@ numbers. One that does not verify is computed again, with a warning. Does not: h
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from hybrid.backends.quantization import plain_weight
-from hybrid.store.atomic import write_bytes
+from hybrid.store.atomic import canonical_json, write_bytes
 
 VERSION = "1"
 _ATTRIBUTE = "_svf_bases"
@@ -95,7 +96,7 @@ def decompose(weight: torch.Tensor) -> torch.Tensor:
 def _write(path: Path, basis: torch.Tensor, identity: dict[str, str]) -> None:
     from safetensors.torch import save
 
-    write_bytes(path, save({_NAME: basis}, metadata={**identity, "sha256": _digest(basis)}))
+    write_bytes(path, save({_NAME: basis}, metadata={_NAME: canonical_json({**identity, "sha256": _digest(basis)})}))
 
 
 def _read(path: Path, identity: dict[str, str]) -> torch.Tensor | str:
@@ -104,11 +105,11 @@ def _read(path: Path, identity: dict[str, str]) -> torch.Tensor | str:
 
     try:
         with safe_open(path, framework="pt") as file:
-            told = dict(file.metadata() or {})
+            told = json.loads((file.metadata() or {}).get(_NAME, "{}"))
             basis: torch.Tensor = file.get_tensor(_NAME)
     except (SafetensorError, OSError, ValueError) as error:
         return f"cannot be read ({error})"
-    other = sorted(key for key, value in identity.items() if told.get(key) != value)
+    other = sorted(key for key, value in identity.items() if not isinstance(told, dict) or told.get(key) != value)
     if other:
         return f"belongs to something else ({', '.join(other)} differ)"
     return basis if told.get("sha256") == _digest(basis) else "is damaged"

@@ -86,6 +86,31 @@ def mix(experts: Sequence[Expert], coefficients: Sequence[float]) -> Modules:
     return {name: _padded(factors, most) for name, factors in found.items()}
 
 
+def stack(experts: Sequence[Expert], out: Path, base_fingerprint: str) -> tuple[Adapter, tuple[int, ...]]:
+    """All experts side by side in one adapter, and how many rows of its rank are whose (see `gates`).
+
+    Every module holds every expert, with zeros where it has none or less of it. Raises AdapterError as `mix` does.
+    """
+    import torch
+
+    ranks = tuple(max(f.rank for f in expert.modules.values()) for expert in experts)
+    mix(experts, [1.0] * len(experts))  # refuses experts of other shapes
+    shapes = {name: f for expert in experts for name, f in expert.modules.items()}
+    found: Modules = {}
+    for name, like in sorted(shapes.items()):
+        none = Factors(like.a.new_zeros(0, like.a.shape[1]), like.b.new_zeros(like.b.shape[0], 0), 1.0)
+        own = [_padded(e.modules.get(name, none), rank) for e, rank in zip(experts, ranks, strict=True)]
+        b = torch.cat([f.scaling * f.b for f in own], dim=1)
+        found[name] = Factors(torch.cat([f.a for f in own], dim=0), b, 1.0)
+    facts = {"stack": [expert.adapter.sha256 for expert in experts]}
+    return save(found, [e.config for e in experts], out, base_fingerprint, facts), ranks
+
+
+def gates(coefficients: Sequence[float], ranks: Sequence[int]) -> tuple[float, ...]:
+    """The factors on a stack's rank that make it the mixture of these coefficients."""
+    return tuple(float(c) for c, rank in zip(coefficients, ranks, strict=True) for _ in range(rank))
+
+
 def compress(modules: Modules, rank: int) -> tuple[Modules, float]:
     """The best change of at most `rank` per module, and the relative Frobenius error over all modules together.
 
