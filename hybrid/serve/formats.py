@@ -140,7 +140,7 @@ def _common(facts: ServingFacts) -> list[str]:
     ]
     if facts.model.quantization is not None:
         found.append(
-            f"the base was measured in {facts.model.quantization.bits} bits as bitsandbytes packs them; another packing is "
+            f"the base was measured as bitsandbytes packs it ({facts.model.quantization.type}); another packing is "
             "another base, on which nothing was measured"
         )
     return found
