@@ -159,7 +159,7 @@ class LiveBatch:
         model, shelf = self._loaded.model, self._backend.shelf
         adapters = [row.asked.adapter for row in rows]
         wanted = torch.tensor(ids, device=model.device)
-        acting = shelf.mixed(adapters) if self._mixed else shelf.active(adapters[0])
+        acting = shelf.by_row(adapters) if self._mixed else shelf.active(adapters[0])
         with torch.inference_mode(), acting, computing(model, shared, self._configs):
             logits = last_logits(model, wanted, shared.enter(len(ids[0]), model.device))
             shared.leave()
