@@ -25,6 +25,7 @@ from hybrid.backends import prefix, rendering
 from hybrid.backends.base import Adapter, Completion, Mixture, ModelInfo, Request, Sampling
 from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.proxy_models import ProxyShelf, Steer
 from hybrid.backends.ranks import Ranked
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.svf.basis import bases_of
@@ -68,7 +69,8 @@ class TransformersBackend:
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
     report should mention: a batch size that had to be lowered because the accelerator's memory ran out, a model with
     which shared beginnings cannot be used, and kept singular directions that were damaged. `share_prefixes=False` sends
-    every row through `generate`. `batch_rows` is the most rows in a batch at present.
+    every row through `generate`. `batch_rows` is the most rows in a batch at present. `load_small` loads the small model that
+    proxies need; nobody calls it before.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class TransformersBackend:
         *,
         share_prefixes: bool = True,
         prefixes: prefix.PrefixStore | None = None,
+        load_small: Callable[[], LoadedModel] | None = None,
     ) -> None:
         self._loaded = loaded
         self.batch_rows = config.batch_size
         self._shelf = AdapterShelf(loaded)
+        self._proxies = ProxyShelf(loaded, self._shelf, load_small)
         self._warnings: list[str] = []
         self._sharing: bool | None = None if share_prefixes else False  # None: the model was not checked yet
         self._prefixes = prefix.PrefixStore() if prefixes is None else prefixes
@@ -91,6 +95,10 @@ class TransformersBackend:
     def loaded(self) -> LoadedModel:
         """The base in memory, for trainers and probes that need it; it must not be changed in place."""
         return self._loaded
+
+    def small(self) -> LoadedModel | None:
+        """The small model of proxies, loaded and compared with the base; None where none is configured. Raises BackendError."""
+        return self._proxies.small()
 
     @property
     def shelf(self) -> AdapterShelf:
@@ -142,6 +150,10 @@ class TransformersBackend:
         Batches are cut from the whole call, so that a row has the same neighbours and padding whoever computes it.
         Raises as `generate` does, in every part alike where the request or the adapter is at fault.
         """
+        if adapter is not None and self._proxies.steers(adapter):
+            return self._steered_part(
+                self._encode(requests, sampling, self._proxies.positions(adapter)), sampling, adapter, part, parts
+            )
         shared, alone = self._share(self._encode(requests, sampling))
         # Longest first: padding is small, and a batch that does not fit into memory shows at once, not after an hour.
         alone.sort(key=lambda row: (-len(row.ids), row.place))
@@ -174,6 +186,17 @@ class TransformersBackend:
 
             self._all(rows, answers, done)
         return [done[place] for place in range(len(requests))]
+
+    def _steered_part(
+        self, rows: list[_Row], sampling: Sampling, adapter: Adapter, part: int, parts: int
+    ) -> dict[int, Completion]:
+        """`generate_part` under a proxy. Beginnings are not shared: those of the small model would have to be held too."""
+        rows.sort(key=lambda row: (-len(row.ids), row.place))
+        done: dict[int, Completion] = {}
+        with self._proxies.active(adapter) as steer, torch.inference_mode():
+            for batch in self._batches(rows)[part::parts]:
+                self._all(batch, lambda some: self._answers(some, sampling, steer), done)
+        return done
 
     def _batches(self, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
         """Rows cut into batches of the current size."""
@@ -227,11 +250,11 @@ class TransformersBackend:
             f"and answers the same; {reason}"
         )
 
-    def _encode(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
+    def _encode(self, requests: Sequence[Request], sampling: Sampling, most: int | None = None) -> list[_Row]:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
         texts = [rendering.render(tokenizer, request.prompt, chat) for request in requests]
         ids = rendering.encode(tokenizer, texts, chat)
-        limit = self.positions()
+        limit = min((n for n in (self.positions(), most) if n is not None), default=None)
         for place, tokens in enumerate(ids):
             if not tokens:
                 raise PromptError(
@@ -268,10 +291,10 @@ class TransformersBackend:
             torch.cuda.empty_cache()
         return None
 
-    def _answers(self, batch: Sequence[_Row], sampling: Sampling) -> list[list[int]]:
+    def _answers(self, batch: Sequence[_Row], sampling: Sampling, steer: Steer | None = None) -> list[list[int]]:
         """New token ids of every row, from the whole prompts."""
         width = max(len(row.ids) for row in batch)
-        answers: list[list[int]] = self._run(batch, width, sampling)[:, width:].tolist()
+        answers: list[list[int]] = self._run(batch, width, sampling, steer)[:, width:].tolist()
         return answers
 
     def _shared_answers(self, batch: Sequence[_Row], sampling: Sampling, adapter: str) -> list[list[int]]:
@@ -308,17 +331,17 @@ class TransformersBackend:
         stop_ids = self._loaded.stop_ids
         return decode(model, rows, max_new_tokens=sampling.max_new_tokens, stop_ids=stop_ids, choose=choose)
 
-    def _run(self, batch: Sequence[_Row], width: int, sampling: Sampling) -> torch.Tensor:
-        """Prompt and generated ids (rows, width + generated); shorter rows are padded on both sides."""
+    def _run(self, batch: Sequence[_Row], width: int, sampling: Sampling, steer: Steer | None) -> torch.Tensor:
+        """Prompt and generated ids (rows, width + generated); shorter rows are padded on both sides. `steer` is a proxy's."""
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         pad = tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row.ids)) + list(row.ids) for row in batch])
         mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch])
-        processors: list[Any] = []
+        device = self._loaded.info.device
+        processors: list[Any] = [] if steer is None else [steer(mask.to(device))]
         if sampling.temperature > 0:
             seeds = [row.seed for row in batch]
             processors.append(SeededChoice(seeds, width, sampling.temperature, sampling.top_p))
-        device = self._loaded.info.device
         result: torch.Tensor = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),

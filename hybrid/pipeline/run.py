@@ -149,6 +149,7 @@ def _lead(
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
     session.parent, session.strict, session.lineage = parent, how.strict, lineage
+    session.steering = fields.get("proxy", {})
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
     on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
     if info.device == "cpu" and config.model.device == "auto":
@@ -254,7 +255,9 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
             improver.improve(arms, fallback, outcome.improved)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             offer_carried(session, outcome.capability, outcome.route, outcome.improved)
-            if (own := outcome.improved.built.get("weights")) is not None and own.adapter is not None:
+            own = outcome.improved.built.get("weights")
+            steered = session.method(outcome.capability.name) == "proxy" and config.weights.proxy.apply == "logits"
+            if own is not None and own.adapter is not None and not steered:  # a small model's adapter is none to mix
                 session.adapters[outcome.capability.name] = own.adapter
             faultpoint("stage.improve")
         else:

@@ -25,6 +25,7 @@ from hybrid.evidence.measure import Meter
 from hybrid.evidence.rollouts import RolloutStore
 from hybrid.evidence.types import Candidate
 from hybrid.pipeline.lineage import Before, Lineage
+from hybrid.pipeline.proxy_identity import steering
 from hybrid.store.folder import RunFolder
 from hybrid.weights.base import Method
 
@@ -91,6 +92,8 @@ class Session:
     """The run that this one was forked from, as `run.json` records it."""
     strict: bool = False
     """Whether a checkpoint that was skipped is an error."""
+    steering: dict[str, str] = field(default_factory=dict)
+    """The small model and the ready adapter of proxy-tuning, as the run's identity has them."""
     adapters: dict[str, Adapter] = field(default_factory=dict)
     """The adapter without a text that each capability's `weights` arm ended with, before any gate: experts for a mixture."""
     lineage: Lineage | None = None
@@ -187,6 +190,7 @@ def identity_fields(loaded: LoadedConfig, capabilities: tuple[Capability, ...], 
         "files": named_files(loaded),
         "code": __version__,
         "model": {"fingerprint": info.fingerprint, "dtype": info.dtype, "device": info.device},
+        **({"proxy": steered} if (steered := steering(loaded, backend)) else {}),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from hybrid.report import lifecycle_text, merge_text, order_text
+from hybrid.report import lifecycle_text, merge_text, order_text, proxy_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.composition_text import MATRIX, READING, composition, matrix
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
@@ -225,6 +225,16 @@ def _memory(m: TrainingMemory | None) -> Iterator[str]:
         yield ""
 
 
+def _proxy(c: CapabilityReport) -> Iterator[str]:
+    found = proxy_text.strengths(c)
+    if found:
+        yield "### Strengths of the proxy"
+        yield ""
+        yield esc(proxy_text.sentence(c), 1000)
+        yield ""
+        yield from table(found[0], [tuple(esc(cell) for cell in row) for row in found[1]])
+
+
 def _generality(c: CapabilityReport) -> Iterator[str]:
     for title, found, said in (
         ("Transfer to variants", transfer_table(c), MEANING),
@@ -315,7 +325,19 @@ def _moves(report: Report) -> Iterator[str]:
 def _capability(c: CapabilityReport) -> Iterator[str]:
     yield f"## {esc(c.name)}"
     yield ""
-    for part in (_trail, _history, _probes, _arms, _gates, _skill, _training, _generality, _side_effects, _flips):
+    for part in (
+        _trail,
+        _history,
+        _probes,
+        _arms,
+        _gates,
+        _skill,
+        _training,
+        _proxy,
+        _generality,
+        _side_effects,
+        _flips,
+    ):
         yield from part(c)
     yield f"Cost: {cost_line(c.ledger)}."
     yield ""

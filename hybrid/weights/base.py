@@ -81,7 +81,7 @@ class TrainJob:
     @property
     def trainer(self) -> TrainerName:
         """How gradients are made."""
-        found = trainer_of(self.method, self.weights.svf)
+        found = trainer_of(self.method, self.weights)
         assert found is not None, "a job trains"
         return found
 
