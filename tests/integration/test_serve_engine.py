@@ -12,6 +12,7 @@ from svf_tiny import save_svf
 
 from hybrid.backends import live
 from hybrid.backends.base import Adapter, Request, Sampling
+from hybrid.backends.proxy_folder import write_proxy
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import BackendError, PromptError
@@ -33,7 +34,9 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
 def adapters(backend: TransformersBackend, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter | None]:
     folder = tmp_path_factory.mktemp("adapters")
     loras = [save_adapter(folder / f"lora{seed}", backend.loaded, seed=seed) for seed in (1, 2)]
-    return [None, *loras, save_svf(folder / "svf", backend.loaded)]
+    base = ("base", backend.info().fingerprint)
+    proxy = write_proxy(loras[0].path, 0.5, folder / "proxy", base, {"method": "proxy"})
+    return [None, *loras, save_svf(folder / "svf", backend.loaded), proxy]
 
 
 def prepared(adapter: Adapter | None, number: int, tokens: int = 8) -> Prepared:
@@ -61,9 +64,9 @@ class Heard:
 def test_kinds_of_adapters_answer_beside_each_other(
     backend: TransformersBackend, adapters: list[Adapter | None], mixed: bool
 ) -> None:
-    asked = [prepared(adapters[n % 4], n) for n in range(16)]
+    asked = [prepared(adapters[n % 5], n) for n in range(20)]
     expected = [backend.generate([p.request], p.sampling, p.adapter)[0] for p in asked]
-    assert len({c.text for c in expected}) > 10
+    assert len({c.text for c in expected}) > 12
     engine = Engine(backend, EngineLimits(rows=6, window_s=0.02), mixed=mixed)
     heard = [Heard() for _ in asked]
     for p, ear in zip(asked, heard, strict=True):
