@@ -21,6 +21,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,9 @@ from regret_policies import Done, policies
 
 from hybrid.config.router import RouterConfig
 from hybrid.evidence.stats import wilson
+from hybrid.router.advice import token_cost
 from hybrid.router.fit import score, told
-from hybrid.router.replay import replay
+from hybrid.router.replay import everything, replay
 from hybrid.router.table import Row, read_table
 
 ORACLE, ROUTER, KEEP = "build everything", "router", "keep"
@@ -70,6 +72,12 @@ class Compared:
         best, mine = self.of(ORACLE, "worth"), self.of(name, "worth")
         return self.interval(lambda at: float((best - mine)[at].sum() / max((best - self.base)[at].sum(), 1e-9)))
 
+    def hindsight(self, name: str) -> tuple[float, float, float]:
+        """Regret against the best that any of the policies came to on each world, which no policy could have chosen: it takes the
+        luckier of all, and the ungated ones too."""
+        best, mine = np.max([self.of(n, "worth") for n in self.names], axis=0), self.of(name, "worth")
+        return self.interval(lambda at: float((best - mine)[at].sum() / max((best - self.base)[at].sum(), 1e-9)))
+
     def share(self, name: str, what: str = "tokens") -> tuple[float, float, float]:
         """Cost as a share of the oracle's, over all rows together."""
         whole, mine = self.of(ORACLE, what), self.of(name, what)
@@ -105,12 +113,13 @@ def shown(found: tuple[float, float, float], signed: bool = False) -> str:
 
 def table(found: Compared) -> str:
     """Every policy: what it places right, what it is worth, what it costs."""
-    head = "| policy | right | sealed test | worth | regret | cost (tokens) | cost (CPU) |\n|---|---|---|---|---|---|---|\n"
+    head = "| policy | right | sealed test | worth | regret | regret, hindsight | cost (tokens) | cost (CPU) |\n"
+    head += "|---|---|---|---|---|---|---|---|\n"
     rows = []
     for name in found.names:
         cells = (
             name, shown(found.mean(name, "right")), shown(found.mean(name, "test")), shown(found.mean(name, "worth")),
-            shown(found.regret(name)), shown(found.share(name)), shown(found.share(name, "cpu")),
+            shown(found.regret(name)), shown(found.hindsight(name)), shown(found.share(name)), shown(found.share(name, "cpu")),
         )  # fmt: skip
         rows.append("| " + " | ".join(cells) + " |")
     return head + "\n".join(rows)
@@ -215,24 +224,50 @@ def write(raw: Path, out: Path) -> None:
         print(f"{out / name}: {len(lines)} worlds")
 
 
-def check(seeds: Sequence[int], raw: Path, work: Path, data: Path, policy: Path) -> None:
-    """Run the product itself on worlds whose rows are there, and compare its placement with the replay's."""
+def check(seeds: Sequence[int], work: Path, data: Path, policy: Path) -> None:
+    """Run the product itself on worlds of the tables: its placement against the replay's, and what it really paid.
+
+    The tables were collected with every probe asked in full; the product leaves out what its decision no longer needs.
+    """
     from regret_table import run_routed
 
     section = yaml.safe_load(policy.read_text(encoding="utf-8"))["router"]
+    config = RouterConfig.model_validate(section)
     rows = {row.name: row for folder in sorted(data.iterdir()) for row in read_table(folder)}
-    same = 0
+    lines = {name: line for folder in sorted(data.iterdir()) for name, line in _lines(folder / "worlds.jsonl")}
+    same, paid = 0, []
     for seed in seeds:
-        attempt = json.loads((raw / f"{seed}.json").read_text(encoding="utf-8"))["attempt"]
-        found = run_routed(seed, attempt, work / "check", json.dumps(section))
-        told_by = replay(rows[f"world-{seed}"], RouterConfig.model_validate(section))
-        same += found["placement"] == told_by.placement
+        row, replayed = rows[f"world-{seed}"], replay(rows[f"world-{seed}"], config)
+        found = run_routed(seed, lines[f"world-{seed}"], work / "check", json.dumps(section))
+        same += found["placement"] == replayed.placement
         bought = any("bought evidence" in line for line in found["decision_trail"])
+        paid.append((_paid(found["ledger"]["stages"]), replayed.cost.tokens, everything(row, config).cost.tokens))
         print(
-            f"{seed}: run {found['placement']} (bought {bought}), replay {told_by.placement} (bought {told_by.bought})",
+            f"{seed} {row.group}: run {found['placement']} (bought {bought}), replay {replayed.placement} (bought "
+            f"{replayed.bought}); cost of building everything: {paid[-1][0] / paid[-1][2]:.2f} paid, "
+            f"{paid[-1][1] / paid[-1][2]:.2f} replayed",
             flush=True,
         )
     print(f"the same placement: {shown_share(same, len(seeds))}")
+    run, replayed_cost, whole = np.array(paid).sum(axis=0)
+    print(
+        f"cost over these worlds, of building everything: {run / whole:.3f} paid, {replayed_cost / whole:.3f} replayed"
+    )
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(line["name"], line) for line in found]
+
+
+def _paid(stages: Mapping[str, Mapping[str, float]]) -> float:
+    """Token equivalents of a run's ledger, without the sealed looks that a table's costs do not hold either."""
+    total = 0.0
+    for stage, spent in stages.items():
+        tokens = spent["tokens_in"] + spent["tokens_out"]
+        if stage not in ("verify", "collateral"):
+            total += token_cost(tokens, 0.0, tokens if stage.startswith("train-") else 0.0)
+    return total
 
 
 def shown_share(count: int, total: int) -> str:
@@ -265,7 +300,7 @@ def main() -> None:
             backend = collect(seed, args.work, args.raw, backend)
         return
     if args.check:
-        check(tuple(dict.fromkeys(seeds_of(args.check))), args.raw, args.work, args.data, args.policy)
+        check(tuple(dict.fromkeys(seeds_of(args.check))), args.work, args.data, args.policy)
         return
     if args.write:
         write(args.raw, args.data)

@@ -91,8 +91,13 @@ def review(
         ),
     ] = None,
     horizon_days: Annotated[
-        float, typer.Option(min=0.0, help="Days within which an adapter has to pay for its training.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Days within which an adapter has to pay for its training.",
+            show_default="router.horizon_days of the run",
+        ),
+    ] = None,
     overrides: Limits = None,
     json: Json = False,
 ) -> None:

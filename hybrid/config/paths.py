@@ -47,6 +47,7 @@ def references(data: Any) -> Iterator[Reference]:
     if proposer.get("type") == "replay":
         yield from _one(proposer, ("skill", "proposer", "path"), "file", "recording")
     capabilities = data.get("capabilities") if isinstance(data, dict) else None
+    yield from _experts(_section(_section(data, "weights"), "swarm"), capabilities)
     for index, entry in enumerate(capabilities if isinstance(capabilities, list | tuple) else ()):
         at: KeyPath = ("capabilities", index)
         source = _section(entry, "source")
@@ -57,6 +58,16 @@ def references(data: Any) -> Iterator[Reference]:
             yield from _one(source, (*at, "source", "path"), "file", "suite")
         for key, what in (("skill", "skill document"), ("oracle", "oracle text"), ("vocabulary", "vocabulary")):
             yield from _one(entry if isinstance(entry, dict) else {}, (*at, key), "file", what)
+
+
+def _experts(swarm: dict[str, Any], capabilities: Any) -> Iterator[Reference]:
+    """Experts to mix that are no capabilities of the file."""
+    listed = swarm.get("experts")
+    entries = [e for e in capabilities if isinstance(e, dict)] if isinstance(capabilities, list | tuple) else []
+    names = [entry.get("name") for entry in entries]
+    for index, text in enumerate(listed if isinstance(listed, list | tuple) else ()):
+        if isinstance(text, str) and text not in names:
+            yield Reference(("weights", "swarm", "experts", index), text, "folder", "adapter folder")
 
 
 def missing(reference: Reference, root: Path) -> tuple[str, str] | None:

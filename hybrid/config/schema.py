@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hybrid.config.data import HfSource as HfSource
 from hybrid.config.data import JsonlSource as JsonlSource
@@ -42,6 +42,7 @@ from hybrid.config.section import Identifier as Identifier
 from hybrid.config.section import Section as Section
 from hybrid.config.svf import DirectionsConfig as DirectionsConfig
 from hybrid.config.svf import SvfConfig as SvfConfig
+from hybrid.config.swarm import SwarmConfig as SwarmConfig
 from hybrid.config.text import CopyGuardConfig as CopyGuardConfig
 from hybrid.config.text import EditBudgetConfig as EditBudgetConfig
 from hybrid.config.text import EndpointProposerConfig as EndpointProposerConfig
@@ -57,6 +58,7 @@ from hybrid.config.vllm import VllmBackendConfig as VllmBackendConfig
 from hybrid.config.weights import DistillConfig as DistillConfig
 from hybrid.config.weights import GrpoConfig as GrpoConfig
 from hybrid.config.weights import LoraConfig as LoraConfig
+from hybrid.config.weights import MethodName as MethodName
 from hybrid.config.weights import SftConfig as SftConfig
 from hybrid.config.weights import WarmStartConfig as WarmStartConfig
 from hybrid.config.weights import WeightsConfig as WeightsConfig
@@ -130,6 +132,8 @@ class CapabilityConfig(Section):
     source: SourceConfig
     grader: GraderConfig | None = None
     """How answers are judged. Only a suite may leave it out: it brings its own."""
+    method: MethodName | None = None
+    """How its adapter comes about; default: `weights.method`. With `swarm` it is composed of the other capabilities' adapters."""
     skill: str | None = None
     """Seed document (a SKILL.md)."""
     oracle: str | None = None
@@ -253,7 +257,7 @@ class Config(Section):
             raise ValueError(
                 "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
             )
-        if self.backend.type == "vllm" and self.weights.method == "svf":
+        if self.backend.type == "vllm" and "svf" in {c.method or self.weights.method for c in self.capabilities}:
             raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
         if self.backend.type == "openai":
             self._fits_an_endpoint()
@@ -284,6 +288,45 @@ class Config(Section):
         if self.weights.unknown_facts == "relabel" and all(c.abstain is None for c in self.capabilities):
             raise ValueError("weights.unknown_facts: relabel needs a capability with `abstain: {answer: ...}`")
         return self
+
+    @model_validator(mode="after")
+    def _methods_fit(self) -> Config:
+        """Every capability's own method stands where `weights.method` would; what is composed needs something to mix."""
+        own = [c for c in self.capabilities if c.method not in (None, self.weights.method)]
+        for capability in own:
+            try:
+                self.weights_of(capability.name)
+            except ValidationError as error:
+                why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"capabilities: {capability.name} has method {capability.method}: {why}") from None
+        if own and self.backend.type == "openai":
+            raise ValueError(f"capabilities: {own[0].name} has a method, and nothing can be trained on an endpoint")
+        if own and self.weights.schedule.tasks == "shared":
+            raise ValueError(
+                f"weights.schedule.tasks: shared trains all capabilities alike, and {own[0].name} has a method of its own"
+            )
+        composed = [c.name for c in self.capabilities if self.method_of(c.name) == "swarm"]
+        mixed = sorted(set(self.weights.swarm.experts) & set(composed))
+        if mixed:
+            raise ValueError(f"weights.swarm.experts: {mixed[0]!r} is composed itself; name what it is made of")
+        if len(composed) == len(self.capabilities) and not self.weights.swarm.experts:
+            raise ValueError(
+                "weights.swarm.experts: every capability is composed, so there is nothing to mix; name folders of adapters, or "
+                "give the others a `method` that trains"
+            )
+        return self
+
+    def method_of(self, capability: str) -> MethodName:
+        """How the adapter of a capability comes about."""
+        return next(c.method for c in self.capabilities if c.name == capability) or self.weights.method
+
+    def weights_of(self, capability: str) -> WeightsConfig:
+        """`weights` with the capability's own method, which may have no warm start. Raises ValidationError where they do not
+        fit together."""
+        method = self.method_of(capability)
+        if method == self.weights.method:
+            return self.weights
+        return WeightsConfig.model_validate({**dict(self.weights), "method": method, "warm_start": None})
 
     @property
     def trains(self) -> bool:

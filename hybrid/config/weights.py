@@ -8,16 +8,18 @@ from pydantic import Field, model_validator
 
 from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
+from hybrid.config.merge import MergeConfig
 from hybrid.config.monitors import MonitorsConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
 from hybrid.config.section import Section
 from hybrid.config.svf import SvfConfig
+from hybrid.config.swarm import SwarmConfig
 from hybrid.config.tree import TreeConfig
 
-TrainerName = Literal["grpo", "sft", "distill", "tree"]
-MethodName = Literal["grpo", "sft", "distill", "tree", "svf"]
+MethodName = Literal["grpo", "sft", "distill", "tree", "svf", "swarm"]
+"""How an adapter comes about."""
 
 
 class LoraConfig(Section):
@@ -100,8 +102,8 @@ class WeightsConfig(Section):
     """The weight substrate."""
 
     method: MethodName = "grpo"
-    """`tree` searches completions, `svf` trains singular values, see their sections. `distill` also builds the text arm, and
-    teaches the adapter of the `weights` arm with its document."""
+    """`tree` searches completions, `svf` trains singular values, `swarm` trains nothing and mixes finished adapters: see their
+    sections. `distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
@@ -109,6 +111,7 @@ class WeightsConfig(Section):
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
     svf: SvfConfig = SvfConfig()
+    swarm: SwarmConfig = SwarmConfig()
     warm_start: WarmStartConfig | None = None
     """For `grpo`, and `tree` with advantages: begin with supervised steps; none begins at the base."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -120,6 +123,8 @@ class WeightsConfig(Section):
     unknown_facts: UnknownFacts = "keep"
     """Training rows of a factual capability that neither the greedy answer nor any of `probe.samples` samples gets right:
     trained on like others, left out, or taught to be answered with the capability's `abstain` answer."""
+    merge: MergeConfig | None = None
+    """Offer one merged adapter in the place of the capabilities' own ones; none keeps them separate."""
     checkpoint_every: int = Field(default=25, ge=1)
     """Steps between checkpoints, which are also the candidates among which `search` selects."""
     rows_per_device: int | None = Field(default=None, ge=1)
@@ -133,7 +138,8 @@ class WeightsConfig(Section):
                 "warm_start: method svf begins at the base; its experts are too small to be taught answers"
             )
         if self.warm_start is not None and not self.reinforces:
-            raise ValueError(f"warm_start goes before grpo; method {self.method} is supervised from its first step")
+            other = "trains nothing" if self.method == "swarm" else "is supervised from its first step"
+            raise ValueError(f"warm_start goes before grpo; method {self.method} {other}")
         return self
 
     @model_validator(mode="after")
@@ -166,6 +172,8 @@ class WeightsConfig(Section):
             raise ValueError(
                 "schedule.tasks: shared has no warm start; leave warm_start out or train separate adapters"
             )
+        if self.schedule.tasks == "shared" and self.merge is not None:
+            raise ValueError("schedule.tasks: shared trains one adapter already; leave merge out")
         if self.schedule.tasks == "shared" and (self.unknown_facts != "keep" or self.generality.augment != "none"):
             raise ValueError(
                 "schedule.tasks: shared trains every row as it is; leave unknown_facts and generality.augment at their "
@@ -193,7 +201,7 @@ class WeightsConfig(Section):
         return uses[self.tree.use] if self.method == "tree" else self.method
 
     @property
-    def trainer(self) -> TrainerName:
+    def trainer(self) -> MethodName:
         """How gradients are made."""
         return trainer_of(self.method, self.svf)
 
@@ -209,11 +217,13 @@ class WeightsConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one training, without a warm start's."""
+        """Optimiser steps of one training, without a warm start's; none where adapters are mixed."""
+        if self.method == "swarm":
+            return 0
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 
-def trainer_of(method: MethodName, svf: SvfConfig) -> TrainerName:
+def trainer_of(method: MethodName, svf: SvfConfig) -> MethodName:
     """How a training by `method` makes gradients."""
     return svf.train if method == "svf" else method
 

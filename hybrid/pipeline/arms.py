@@ -6,7 +6,7 @@ Opens `confirm` once per capability, with every arm that was built. Does not: bu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hybrid.backends.base import Adapter
 from hybrid.capability.families import LEAST_VARIANTS, family
@@ -29,6 +29,15 @@ class Built:
     adapter: Adapter | None = None
 
 
+@dataclass(frozen=True)
+class Merged:
+    """The merged adapter (`hybrid.pipeline.merge`) on `confirm` and on the variants, and its gate against the base."""
+
+    confirm: Measurement
+    variant: Measurement | None
+    verdict: Verdict
+
+
 @dataclass
 class Shipping:
     """What `confirm` and `variant` said about the arms of one capability."""
@@ -42,6 +51,19 @@ class Shipping:
     """What each kept edit of the document is worth; empty where the document did not pass."""
     families: tuple[str, ...] = ()
     """Of the variants, by position; empty means that each is one of its own."""
+    merged: Merged | None = None
+    """Where one adapter was offered in the place of several, this capability's among them."""
+
+    def with_merged(self, verdict: Verdict) -> Shipping:
+        """The same with the merged adapter as the `weights` arm; `verdict` is its own after the correction."""
+        assert self.merged is not None
+        variants = self.variants if self.merged.variant is None else self.variants | {"weights": self.merged.variant}
+        return replace(
+            self,
+            measured=self.measured | {"weights": self.merged.confirm},
+            variants=variants,
+            verdicts=self.verdicts | {"weights": verdict},
+        )
 
 
 def named_slices(capability: Capability, key: str | None) -> dict[str, list[int]] | None:
@@ -56,16 +78,22 @@ def named_slices(capability: Capability, key: str | None) -> dict[str, list[int]
 
 
 def judge(
-    session: Session, capability: Capability, built: Mapping[ArmName, Built], without: Sequence[Without] = ()
+    session: Session,
+    capability: Capability,
+    built: Mapping[ArmName, Built],
+    without: Sequence[Without] = (),
+    merged: Adapter | None = None,
 ) -> Shipping:
     """Open `confirm`, measure base and arms on it and on the variants, and gate every arm against the base.
 
-    `without` are bodies that lack one edit of the `skill` arm; they are measured where that arm passes.
+    `without` are bodies that lack one edit of the `skill` arm; they are measured where that arm passes. `merged` is an
+    adapter that is offered in the place of the `weights` arm's.
     """
     base = session.candidate(capability)
     candidates = {name: session.candidate(capability, b.skill, b.adapter) for name, b in built.items()}
     shorter = [session.candidate(capability, w.body) for w in without]
-    session.meter.open_sealed(capability, "confirm", [base, *candidates.values(), *shorter])
+    offered = [session.candidate(capability, "", merged)] if merged is not None else []
+    session.meter.open_sealed(capability, "confirm", [base, *candidates.values(), *shorter, *offered])
     confirm = capability.splits["confirm"]
     variant = held(session, capability)
     measure = session.meter.measure
@@ -76,15 +104,21 @@ def judge(
     policy = session.loaded.config.gate.ship
     slices = named_slices(capability, policy.slice_by)
     reader = Reader.of(session.loaded.config.weights.rewards)
+
+    def gated(arm: Measurement) -> Verdict:
+        own, other = told(shipping.base, reader), told(arm, reader)
+        return joint_gate(shipping.base.values, arm.values, own, other, policy, slices=slices)
+
     for name in ARMS:
         if name in candidates:
             shipping.measured[name] = measure(candidates[name], capability, "confirm", confirm, stage="ship")
             if variant:
                 shipping.variants[name] = measure(candidates[name], capability, "variant", variant, stage="ship")
-            arm = shipping.measured[name]
-            shipping.verdicts[name] = joint_gate(
-                shipping.base.values, arm.values, told(shipping.base, reader), told(arm, reader), policy, slices=slices
-            )
+            shipping.verdicts[name] = gated(shipping.measured[name])
+    for candidate in offered:
+        found = measure(candidate, capability, "confirm", confirm, stage="ship")
+        varied = measure(candidate, capability, "variant", variant, stage="ship") if variant else None
+        shipping.merged = Merged(found, varied, gated(found))
     if "skill" in shipping.verdicts and shipping.verdicts["skill"].decision == "accept":
         whole = shipping.measured["skill"].values
         for item, candidate in zip(without, shorter, strict=True):

@@ -23,6 +23,7 @@ from hybrid.pipeline import assemble_generality, assemble_lifecycle
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
+from hybrid.pipeline.merge import MERGED
 from hybrid.pipeline.probing import kind_of
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.shared_job import SHARED
@@ -43,6 +44,7 @@ def assemble(
     created: str,
     wall_seconds: float,
     schedule: r.Schedule | None = None,
+    merger: r.Merger | None = None,
 ) -> r.Report:
     """The report of a finished run. `created` and `wall_seconds` come from the events: a later attempt keeps them."""
     info = session.backend.info()
@@ -73,6 +75,7 @@ def assemble(
             **config.gate.ship.model_dump(include={"alpha", "minimum_effect", "multiplicity"}), family=len(adjusted)
         ),
         schedule=schedule,
+        merger=merger,
         moves=assemble_lifecycle.moves_of(session, outcomes),
         warnings=session.told(),
         provenance=r.Provenance(
@@ -140,7 +143,9 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         profile=_profile(outcome),
         arms=_arms(outcome, session.loaded.config.seed),
         delta=_delta(verified.test["base"], verified.test[arm], session) if arm else None,
-        gate=tuple(_verdict(a, v, adjusted.get(f"{name}/{a}")) for a, v in outcome.verdicts.items()),
+        gate=tuple(
+            _verdict(a, v, adjusted.get(f"{name}/{_asked_as(outcome, a)}")) for a, v in outcome.verdicts.items()
+        ),
         calibration=calibration,
         formats=_formats(session, outcome, arm),
         collateral={
@@ -160,8 +165,32 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         artifacts=r.Artifacts(
             skill=f"skills/{name}/SKILL.md" if arm in ("skill", "both") else None,
             adapter=f"adapters/{name}" if arm in ("weights", "both") else None,
-            method=session.method(name) if arm in ("weights", "both") else None,
+            method=_method(session, outcome) if arm in ("weights", "both") else None,
+            composition=_composition(outcome, arm),
         ),
+    )
+
+
+def _method(session: Session, outcome: Outcome) -> str:
+    trained = session.method(outcome.capability.name)
+    return f"{trained}, {MERGED}" if outcome.merged else trained
+
+
+def _composition(outcome: Outcome, arm: str | None) -> r.Composition | None:
+    found = next((c for name, c in outcome.improved.composed.items() if name == arm), None)
+    if found is None:
+        return None
+    pairs = zip(found.experts, found.coefficients, strict=True)
+    return r.Composition(
+        search=found.search,
+        ingredients=tuple(r.Ingredient(name=n, coefficient=c) for n, c in pairs),
+        chosen=found.chosen,
+        evaluations=found.evaluations,
+        asked=found.asked,
+        saved=found.saved,
+        fresh={n: r.Estimate(mean=i.mean, low=i.low, high=i.high, n=i.n) for n, i in found.fresh.items()},
+        rank=found.rank,
+        error=found.error,
     )
 
 
@@ -206,7 +235,11 @@ def _delta(before: Measurement, after: Measurement, session: Session) -> r.Delta
 
 
 def _adjusted(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    return holm({f"{o.capability.name}/{a}": v.p for o in outcomes for a, v in o.verdicts.items()})
+    return holm({f"{o.capability.name}/{a}": p for o in outcomes for a, p in o.asked.items()})
+
+
+def _asked_as(outcome: Outcome, arm: str) -> str:
+    return MERGED if outcome.merged and arm == "weights" else arm
 
 
 def _verdict(arm: r.Substrate, v: Verdict, adjusted: float | None) -> r.GateVerdict:

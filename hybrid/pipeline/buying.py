@@ -41,14 +41,14 @@ class _Till:
         self.calls, self.tokens = self.calls + calls, self.tokens + tokens
 
 
-def unsupported(config: Config) -> str | None:
+def unsupported(config: Config, name: str) -> str | None:
     """Why no evidence can be bought under this configuration; None where it can."""
     if not config.trains:
         return "this backend does not train"
     if config.router.counterfactual:
         return "every arm is built anyway (router.counterfactual)"
-    if config.weights.trainer != "grpo":
-        return f"method {config.weights.method} cannot be ended at a rung and gone on with"
+    if config.weights_of(name).trainer != "grpo":
+        return f"method {config.method_of(name)} cannot be ended at a rung and gone on with"
     if config.weights.schedule.tasks == "shared":
         return "adapters are shared (weights.schedule.tasks)"
     return None if rungs(config) else "router.buy.steps leave nothing of the training to save"
@@ -62,7 +62,7 @@ def buy(session: Session, improver: Improver, route: Route, into: Improved) -> R
     arms = wants(route, config.router, len(capability.splits["search"]))
     if not arms:
         return route
-    why = unsupported(config)
+    why = unsupported(config, capability.name)
     if why is not None:
         return replace(route, reasons=(*route.reasons, f"no evidence is bought: {why}"))
     if "skill" in arms:

@@ -25,6 +25,7 @@ from hybrid.pipeline.known import describe as told_facts
 from hybrid.pipeline.lessons import Lessons, lessons
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
 from hybrid.pipeline.session import Session
+from hybrid.pipeline.swarm import Composed, compose
 from hybrid.pipeline.training import Climbed, select_checkpoint, summary, train_adapter
 from hybrid.router.kinds import MeasuredKind
 from hybrid.router.place import ARMS, ArmName
@@ -60,6 +61,8 @@ class Improved:
     rungs: dict[ArmName, Climbed] = field(default_factory=dict)
     """Trainings that ended at a rung while evidence was bought; those of the arms that are built go on from there."""
     known: dict[ArmName, KnownFacts] = field(default_factory=dict)
+    composed: dict[ArmName, Composed] = field(default_factory=dict)
+    """Arms whose adapter was mixed from others, with what the search found."""
     selected_steps: dict[ArmName, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -214,6 +217,9 @@ class Improver:
         One whose gain does not carry over to the watched variants is trained again with variants, where the
         configuration says so; the second attempt is then the arm, and the first is on record only.
         """
+        if self.session.method(self.capability.name) == "swarm":
+            self._compose(into, arm, skill)
+            return
         try:
             rows, facts = known_rows(self.session, self.capability, self._kind, skill, self._text(into))
         except TrainingError as error:
@@ -266,7 +272,10 @@ class Improver:
             for warning in result.warnings:
                 session.warn(f"{capability.name}: {name}: {warning}")
             into.notes += [f"{name}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
-            into.notes += [f"{name}: {note}" for note in search_notes(session.loaded.config.weights, result.history)]
+            into.notes += [
+                f"{name}: {note}"
+                for note in search_notes(session.loaded.config.weights_of(capability.name), result.history)
+            ]
             chosen = select_checkpoint(session, capability, name, result, skill, start)
             into.watched[arm] = watch(session, capability, skill, result, self.search("") if skill else start)
             note["summary"] = summary(result, chosen, start)
@@ -277,6 +286,21 @@ class Improver:
         if carried:
             into.notes.append(f"{name}: {carried}")
         return chosen[0], chosen[1]
+
+    def _compose(self, into: Improved, arm: ArmName, skill: str) -> None:
+        """An adapter mixed from others instead of trained; one that does not beat the base on fresh rows builds no arm."""
+        with self.session.stage(self.capability.name, arm) as note:
+            found = compose(self.session, self.capability, arm, skill)
+            note["summary"] = found if isinstance(found, str) else found.told()
+        into.notes.append(f"{arm}: {note['summary']}")
+        if isinstance(found, str):
+            self.session.warn(f"{self.capability.name}: {arm}: {found}")
+            return
+        into.composed[arm] = found
+        if found.built is None:
+            into.notes.append(f"{arm}: nothing that was mixed beats the base on fresh examples")
+        else:
+            into.built[arm] = Built(skill=skill, adapter=found.built)
 
     def _stopped(self, into: Improved, arm: ArmName, error: TrainingError) -> None:
         into.notes.append(f"{arm}: training stopped: {error}")

@@ -37,7 +37,8 @@ class Rows:
 
 
 def is_factual(kind: MeasuredKind, capability: Capability) -> bool:
-    """Measured factual; the declared kind decides only where the measurement does not."""
+    """Measured factual; the declared kind decides only where the measurement does not. A verdict that is not likely enough to
+    act on arrives here as `unclear` (`Route.sure_kind`)."""
     return kind == "factual" or (kind in ("unclear", "mixed") and capability.declared_kind == "factual")
 
 

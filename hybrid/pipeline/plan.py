@@ -104,7 +104,7 @@ def _capability(
     counter: _Tokens,
     together: Estimate,
 ) -> CapabilityPlan:
-    config = loaded.config
+    config = loaded.config.model_copy(update={"weights": loaded.config.weights_of(capability.name)})
     sizes = sizes_of(loaded, capability, everyone)
     settings = next(c for c in config.capabilities if c.name == capability.name)
     given = (capability.seed_skill is not None, bool(settings.oracle or capability.oracle))
@@ -114,6 +114,7 @@ def _capability(
         **({"buy": bought} if (bought := cost.buy_calls(config, sizes, capability.name)) else {}),
         "skill": cost.repeated(cost.skill_calls(config.skill, config.gate.search.part, sizes), work.documents),
         "weights": cost.repeated(_weights_calls(config, sizes, together), work.trainings),
+        **({"merged": merged} if (merged := cost.merge_calls(config, sizes, work.trainings)) else {}),
         "ship": cost.ship_calls(sizes, work.arms, work.documents, config.skill.attribution),
         "verify": cost.verify_calls(sizes, work.arms, config.report.collateral_examples),
     }

@@ -100,7 +100,7 @@ def expected_work(config: Config, name: str) -> Work:
     if not config.trains:
         unbuilt = config.router.force.get(name) in ("keep", "neither") and not config.router.counterfactual
         return fixed(0, 0, 0) if unbuilt else fixed(1, 0, 1)
-    if config.weights.method == "distill":
+    if config.method_of(name) == "distill":
         routed = config.router.force.get(name)
         if routed in ("keep", "neither") and not config.router.counterfactual:
             return fixed(0, 0, 0)
@@ -273,7 +273,7 @@ def buy_calls(config: Config, sizes: Sizes, name: str) -> tuple[Calls, ...]:
     every look at them, at the text and at the base. Nothing where it never buys (see `hybrid.pipeline.buying`)."""
     router, steps = config.router, rungs(config)
     bought = router.buy_below > 0 and not router.counterfactual and name not in router.force and bool(steps)
-    if not bought or config.weights.trainer != "grpo" or config.weights.schedule.tasks == "shared":
+    if not bought or config.weights_of(name).trainer != "grpo" or config.weights.schedule.tasks == "shared":
         return ()
     if sizes.search < router.buy.examples:
         return ()
@@ -301,6 +301,8 @@ def watched_variants(weights: WeightsConfig, variants: int) -> int:
 def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     """One training: its own completions, every checkpoint and the start on `search` and on the watched variants, the ordering
     of rows, and which of them are known. A second attempt counts in the upper bounds alone."""
+    if config.weights.method == "swarm":
+        return swarm_calls(config, sizes)
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
     selection, made = checkpoints * sizes.search, training_completions(config.weights, train=sizes.train)
@@ -326,6 +328,24 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     )
 
 
+def swarm_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
+    """One search over mixtures: each on the examples that are searched on, at most; base, best expert and mixture on the rest."""
+    swarm = config.weights.swarm
+    searched = min(swarm.examples, sizes.search)
+    raced = RACE_SHARE if swarm.drop_p > 0 and searched > swarm.block else 1.0
+    fresh = max(sizes.search - searched, min(sizes.train, swarm.examples))
+    return (
+        Calls(
+            what="mixtures on search",
+            typical=ceil(raced * swarm.evaluations * searched),
+            upper=swarm.evaluations * searched,
+            reads_text=True,
+        ),
+        Calls(what="mixture, best expert and base on fresh rows", typical=3 * fresh, upper=3 * fresh, reads_text=True),
+        Calls(what="start on search", typical=sizes.search, upper=2 * sizes.search),
+    )
+
+
 def ship_calls(sizes: Sizes, arms: Estimate, documents: Estimate, attribution: int) -> tuple[Calls, ...]:
     """Base and arms, each on `confirm` and `variant`; nothing when no arm can be built. A document that passes is also
     measured without each of up to `attribution` of its edits."""
@@ -339,6 +359,21 @@ def ship_calls(sizes: Sizes, arms: Estimate, documents: Estimate, attribution: i
             upper=left_out * documents.upper,
             reads_text=True,
         ),
+    )
+
+
+def merge_calls(config: Config, sizes: Sizes, trainings: Estimate) -> tuple[Calls, ...]:
+    """A merged adapter for this capability and others: every scale and the own adapter on `search`, the best on `confirm` and the
+    variants. Nothing without `weights.merge`, or where nothing is trained."""
+    merge = config.weights.merge
+    if merge is None:
+        return ()
+    search = (len(merge.scales) + 1) * sizes.search
+    gate = sizes.confirm + sizes.variant
+    typical, upper = min(1, trainings.typical), min(1, trainings.upper)
+    return (
+        Calls(what="merged adapters on search", typical=search * typical, upper=search * upper),
+        Calls(what="merged adapter at the gate", typical=gate * typical, upper=gate * upper),
     )
 
 

@@ -33,12 +33,14 @@ from hybrid.pipeline.run import run
 from hybrid.pipeline.session import OnEvent, Session, open_session
 from hybrid.pipeline.training import cache_folder
 from hybrid.pipeline.transfer_source import Source, read_source, refuse_link
+from hybrid.probe.base import Terms
 from hybrid.report.parts import Effect, Estimate
 from hybrid.report.parts_lifecycle import Costs
 from hybrid.report.review_text import Review, ReviewEntry, load_review, to_markdown
 from hybrid.report.schema import CapabilityReport
 from hybrid.report.text import placed_arm, sealed
-from hybrid.router.lifecycle import HORIZON_DAYS, Now, Policy, Proposal, Terms, break_even_days, propose
+from hybrid.router.lifecycle import Now, Policy, Proposal, propose
+from hybrid.router.upkeep import break_even_days
 from hybrid.store.atomic import canonical_json, write_text
 from hybrid.store.faults import faultpoint
 from hybrid.store.folder import RunFolder
@@ -49,14 +51,18 @@ BACKWARD = 3.0
 
 
 def review(
-    run_dir: Path, *, horizon_days: float = HORIZON_DAYS, overrides: Sequence[str] = (), on_event: OnEvent
+    run_dir: Path, *, horizon_days: float | None = None, overrides: Sequence[str] = (), on_event: OnEvent
 ) -> tuple[Review, Path]:
     """Review the finished run in `run_dir`; the review and its folder. A review that is there already is read.
+
+    `horizon_days`: within which an adapter has to pay for its training; None is the run's `router.horizon_days`.
 
     Raises UsageError and RunFolderError (no run, no report, another base at the same path), DataError and BudgetExhausted.
     """
     alone("review")
     source = read_source(run_dir, overrides)
+    if horizon_days is None:
+        horizon_days = source.loaded.config.router.horizon_days
     capabilities = load_capabilities(source.loaded)
     data = {c.name: c.fingerprint() for c in capabilities}
     fields = {"run": source.identity, "data": data, "horizon_days": horizon_days, "code": __version__}
@@ -77,7 +83,7 @@ def apply(
     run_dir: Path,
     out: Path | None,
     *,
-    horizon_days: float = HORIZON_DAYS,
+    horizon_days: float | None = None,
     overrides: Sequence[str] = (),
     on_event: OnEvent,
 ) -> tuple[Review, Path | None]:
@@ -187,7 +193,7 @@ def terms_of(session: Session, capability: Capability) -> Terms:
     return Terms(
         volatility=settings.volatility,
         calls_per_day=settings.calls_per_day,
-        portable=bool(settings.portable),
+        portable=settings.portable,
     )
 
 
@@ -261,6 +267,6 @@ def _entry(c: CapabilityReport, terms: Terms, now: Now, proposal: Proposal) -> R
         drift=now.drift,
         volatility=terms.volatility,
         calls_per_day=terms.calls_per_day,
-        portable=terms.portable,
+        portable=bool(terms.portable),
         costs=proposal.costs,
     )

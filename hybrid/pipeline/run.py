@@ -19,9 +19,10 @@ from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig, resolved_json
 from hybrid.evidence.gate import finalize, ship_gate
 from hybrid.evidence.types import Verdict
-from hybrid.pipeline import judges, workers
+from hybrid.pipeline import judges, merge, workers
 from hybrid.pipeline.arms import Built, Shipping, arms_of, judge
 from hybrid.pipeline.assemble import assemble, profile_json
+from hybrid.pipeline.assemble_merge import merger_of
 from hybrid.pipeline.attribution import left_out
 from hybrid.pipeline.buying import buy
 from hybrid.pipeline.follow import follow, join, open_backend
@@ -46,6 +47,7 @@ from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_sess
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
 from hybrid.pipeline.shared_report import schedule_of
+from hybrid.pipeline.swarm import check_folders, composed_last
 from hybrid.pipeline.text_only import text_arms, text_route
 from hybrid.pipeline.verify import Verified, collateral, verify
 from hybrid.probe.lapse import lapse_probe
@@ -78,6 +80,12 @@ class Outcome:
     """What shipped before, where this run is to change that."""
     shipping: Shipping | None = None
     verdicts: dict[ArmName, Verdict] = field(default_factory=dict)
+    asked: dict[str, float] = field(default_factory=dict)
+    """One-sided p of everything that met the ship gate, by arm and `merged`: what the correction is over."""
+    merged_verdict: Verdict | None = None
+    """Of the merged adapter, after the correction."""
+    merged: bool = False
+    """Whether the merged adapter stands in for the own one."""
     placement: Placement | None = None
     counterfactual: Placement | None = None
     verified: Verified | None = None
@@ -152,12 +160,14 @@ def _lead(
         _count_shares(session)
         return _write_profiles(session, outcomes)
     shared = _improve(session, outcomes)
+    offered = merge.offer(session, outcomes)
     for outcome in outcomes:
-        _judge(session, outcome)
+        _judge(session, outcome, offered)
     _place(session, outcomes)
+    settled = merge.settle(session, outcomes, offered)
     for outcome in outcomes:
         _verify(session, outcome)
-    path = _report(session, outcomes, shared)
+    path = _report(session, outcomes, shared, settled)
     placements = {o.capability.name: o.placement.placement for o in outcomes if o.placement}
     done = {"report": str(path), "placements": placements, "seconds": round(time.monotonic() - started, 2)}
     _count_shares(session)
@@ -196,7 +206,9 @@ def _probe(session: Session, outcomes: Sequence[Outcome]) -> None:
         others = [o.texts["draft"] for o in [*outcomes[i + 1 :], *outcomes[:i]]]
         with session.stage(capability.name, "probe") as note:
             context = probe_context_of(session, capability)
-            outcome.probed = profile_capability(context, outcome.texts, irrelevant_text(own, others, config.seed))
+            mine = [outcome.texts["seed"], outcome.texts["oracle"]]
+            control = irrelevant_text(own, others, config.seed, mine=mine)
+            outcome.probed = profile_capability(context, outcome.texts, control)
             kinds = [label.kind for label in outcome.labels]
             outcome.probed.profile["lapse_share"] = lapse_probe(
                 kinds.count("defect"), kinds.count("lapse"), document=outcome.texts["seed"], source="seed"
@@ -225,11 +237,12 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
     """Build every arm; the trainings in which capabilities shared an adapter."""
     config = session.loaded.config
     asked: list[Asked] = []
-    for outcome in outcomes:
+    check_folders(session)
+    for outcome in (outcomes[i] for i in composed_last(session, [o.capability.name for o in outcomes])):
         assert outcome.route is not None and outcome.probed is not None
         outcome.previous = previous_built(session, outcome.capability)
         improver = Improver(session, outcome.capability)
-        improver.know(outcome.route.kind, outcome.probed.best_text)
+        improver.know(outcome.route.sure_kind, outcome.probed.best_text)
         if session.before(outcome.capability.name) is None:  # what shipped before is judged as it is, not routed anew
             outcome.route = buy(session, improver, outcome.route, outcome.improved)
         outcome.terms = _terms(session, outcome)
@@ -240,6 +253,8 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
             improver.improve(arms, fallback, outcome.improved)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             offer_carried(session, outcome.capability, outcome.route, outcome.improved)
+            if (own := outcome.improved.built.get("weights")) is not None and own.adapter is not None:
+                session.adapters[outcome.capability.name] = own.adapter
             faultpoint("stage.improve")
         else:
             improver.text(arms, outcome.improved)
@@ -255,7 +270,10 @@ def _terms(session: Session, outcome: Outcome) -> Standing:
     config = session.loaded.config
     probing = session.ledger.stages(outcome.capability.name).get("probe")
     each = (probing.tokens_in + probing.tokens_out) / max(probing.calls, 1) if probing is not None else 0.0
-    tokens = training_completions(config.weights, train=len(outcome.capability.splits["train"])) * each
+    tokens = (
+        training_completions(config.weights_of(outcome.capability.name), train=len(outcome.capability.splits["train"]))
+        * each
+    )
     document = session.backend.count_tokens(outcome.probed.best_text)
     return standing(outcome.probed.profile, config.router, document, token_cost(tokens, 0.0, tokens))
 
@@ -273,7 +291,7 @@ def _arms_to_build(session: Session, outcome: Outcome) -> tuple[ArmName, ...]:
     return (*arms, "weights") if hot and arms == ("skill",) else arms
 
 
-def _judge(session: Session, outcome: Outcome) -> None:
+def _judge(session: Session, outcome: Outcome, offered: merge.Offered | None) -> None:
     if not outcome.improved.built:
         return
     with session.stage(outcome.capability.name, "ship") as note:
@@ -281,7 +299,9 @@ def _judge(session: Session, outcome: Outcome) -> None:
         most = session.loaded.config.skill.attribution
         own = result is not None and "skill" in built and built["skill"].skill == result.body
         without = left_out(result, most) if result is not None and own else ()
-        outcome.shipping = judge(session, outcome.capability, built, without)
+        member = offered is not None and outcome.capability.name in offered.own
+        merged = offered.best.adapter if offered is not None and member else None
+        outcome.shipping = judge(session, outcome.capability, built, without, merged)
         note["summary"] = ", ".join(f"{a}: {v.decision} ({v.delta:+.2f})" for a, v in outcome.shipping.verdicts.items())
     faultpoint("stage.ship")
 
@@ -296,12 +316,21 @@ def _place(session: Session, outcomes: Sequence[Outcome]) -> None:
         if o.shipping is not None
         for arm, verdict in o.shipping.verdicts.items()
     }
+    asked |= {
+        f"{o.capability.name}/{merge.MERGED}": o.shipping.merged.verdict
+        for o in outcomes
+        if o.shipping is not None and o.shipping.merged is not None
+    }
     corrected = finalize(asked, policy)
     for outcome in outcomes:
         assert outcome.route is not None
         shipping = outcome.shipping
         if shipping is not None:
             outcome.verdicts = {arm: corrected[f"{outcome.capability.name}/{arm}"] for arm in shipping.verdicts}
+            outcome.asked = {arm: verdict.p for arm, verdict in outcome.verdicts.items()}
+            if shipping.merged is not None:
+                outcome.asked[merge.MERGED] = shipping.merged.verdict.p
+            outcome.merged_verdict = corrected.get(f"{outcome.capability.name}/{merge.MERGED}")
         # Without a counterfactual the fallback is built only where the text arm found nothing.
         fallback = None if "skill" in outcome.improved.built else outcome.route.fallback
         wanted = placed_arms(outcome.route, session.method(outcome.capability.name), outcome.capability.name in forced)
@@ -365,10 +394,13 @@ def _write_profiles(session: Session, outcomes: Sequence[Outcome]) -> Path:
     return path
 
 
-def _report(session: Session, outcomes: Sequence[Outcome], shared: Sequence[Shared]) -> Path:
+def _report(
+    session: Session, outcomes: Sequence[Outcome], shared: Sequence[Shared], settled: merge.Settled | None
+) -> Path:
     path = session.folder.path / "report" / "placement.json"
     faultpoint("stage.report")
-    report = assemble(session, outcomes, _created(session), _wall_seconds(session), schedule_of(shared))
+    told = schedule_of(shared), merger_of(settled, session.loaded.config.seed)
+    report = assemble(session, outcomes, _created(session), _wall_seconds(session), *told)
     write_text(path, report.to_json())
     write_report(session.folder.path, session.loaded.config.report.formats)
     return path

@@ -91,6 +91,8 @@ class Session:
     """The run that this one was forked from, as `run.json` records it."""
     strict: bool = False
     """Whether a checkpoint that was skipped is an error."""
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    """The adapter without a text that each capability's `weights` arm ended with, before any gate: experts for a mixture."""
     lineage: Lineage | None = None
     """The run that this one goes back to, on another base or to carry out a review."""
 
@@ -109,7 +111,7 @@ class Session:
     def method(self, name: str) -> Method:
         """How the adapter of a capability is trained: a text is promoted by distilling it, whatever the others do."""
         before = self.before(name)
-        return "distill" if before and before.action == "promote" else self.loaded.config.weights.method
+        return "distill" if before and before.action == "promote" else self.loaded.config.method_of(name)
 
     def candidate(self, capability: Capability, skill: str = "", adapter: Adapter | None = None) -> Candidate:
         """The base with a skill text, an adapter, both or neither, at the capability's own decoding."""

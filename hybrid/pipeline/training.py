@@ -24,6 +24,7 @@ from hybrid.pipeline import workers
 from hybrid.pipeline.fork import training_folder
 from hybrid.pipeline.known import Rows
 from hybrid.pipeline.lessons import Lessons
+from hybrid.pipeline.lineage import read_lineage
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import Method, TrainJob, TrainResult
 from hybrid.weights.fork import prepare
@@ -94,7 +95,20 @@ def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any
     gone_back = None if session.lineage is None else session.lineage.capabilities.get(job.capability)
     if gone_back is not None and not rung and (gone_back.changed or session.before(job.capability) is not None):
         fork = None  # other rows, or another task: what was trained for the old ones is not gone on from
+    if fork is not None and not rung and _promoted_there(session, job):
+        fork = (
+            None  # a promotion distilled there, whatever the configuration said: that is no beginning of this training
+        )
     return {"strict": session.strict, "fork": None if fork is None else str(fork)}
+
+
+def _promoted_there(session: Session, job: TrainJob) -> bool:
+    """Whether the run that this one was forked from distilled this capability because a review said so, and this one does not."""
+    if session.parent is None or job.method == "distill":
+        return False
+    lineage = read_lineage(Path(session.parent["folder"]))
+    before = None if lineage is None else lineage.before(job.capability)
+    return before is not None and before.action == "promote"
 
 
 def _inside(session: Session, job: TrainJob) -> Path:

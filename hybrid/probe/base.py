@@ -47,6 +47,9 @@ def from_interval(interval: Interval, note: str = "", **details: float | str) ->
     )
 
 
+DAYS_PER_MONTH = 30.0
+
+
 @dataclass(frozen=True)
 class Terms:
     """What the owner declares about a capability's use: cost terms, not measurements. None: not declared."""
@@ -55,6 +58,11 @@ class Terms:
     """Changes a month of what is right."""
     calls_per_day: float | None = None
     portable: bool | None = None
+
+    @property
+    def lasts_days(self) -> float | None:
+        """Days until what is right changes; None where no change is declared."""
+        return DAYS_PER_MONTH / self.volatility if self.volatility else None
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,20 @@ def worked_examples(examples: Sequence[Example], count: int) -> str:
     return "\n".join(rows)
 
 
-def irrelevant_text(own: str, others: Sequence[str], seed: int, *, letters: bool = True) -> str:
+def irrelevant_text(
+    own: str, others: Sequence[str], seed: int, *, letters: bool = True, mine: Sequence[str] = ()
+) -> str:
     """A control of the same make: another capability's text, otherwise the own text with its words shuffled.
 
-    A word can be what helps wherever it stands ("angle" of "form angle"), so the `letters` within words are shuffled too.
+    A text half of whose lines stand in the own one, or in one of `mine` (other texts of the same capability), is no control:
+    capabilities that share a document would each be measured against a copy of their own. A word can be what helps
+    wherever it stands ("angle" of "form angle"), so the `letters` within words are shuffled too.
     "" where neither gives another text: the own text must never be its own control.
     """
+    known = {line for text in (own, *mine) for line in _lines(text)}
     for other in others:
-        if other.strip() and other.split() != own.split():
+        lines = _lines(other)
+        if lines and other.split() != own.split() and 2 * sum(line in known for line in lines) < len(lines):
             return other
     words, rng = own.split(), random.Random(seed)
     shuffled = rng.sample(words, len(words))
@@ -66,6 +72,10 @@ def irrelevant_text(own: str, others: Sequence[str], seed: int, *, letters: bool
     if shuffled == words:
         shuffled = words[1:] + words[:1]
     return " ".join(shuffled) if shuffled != words else ""
+
+
+def _lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
 def profile_capability(context: ProbeContext, texts: Mapping[str, str], control: str) -> Probed:

@@ -39,7 +39,8 @@ def shown(estimate: Estimate | None) -> str:
 
 def claim(c: CapabilityReport) -> list[str]:
     """What is claimed, with the paired difference behind it, and how sure the way there was."""
-    said = [f"{line(c.name, 80)} {verdict_line(c)}.", f"On record: {line(c.reason, 2000)}."]
+    joint = " " if c.placement in ARMS else ": "  # "X lives in ...", and "X: the base model is good enough ..."
+    said = [f"{line(c.name, 80)}{joint}{verdict_line(c)}.", f"On record: {line(c.reason, 2000)}."]
     if c.confidence is not None:
         said.append(
             f"The routing has confidence {num(c.confidence)}: the probability that its weakest measurement lies on the side "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from hybrid.report import lifecycle_text, order_text
+from hybrid.report import lifecycle_text, merge_text, order_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
@@ -280,6 +280,17 @@ def _history(c: CapabilityReport) -> Iterator[str]:
         yield from table(found[0], [tuple(esc(cell, 1000) for cell in row) for row in found[1]])
 
 
+def _merger(report: Report) -> Iterator[str]:
+    if report.merger is None:
+        return
+    yield "## One adapter or several"
+    yield ""
+    yield esc(merge_text.merger_head(report.merger), 2000)
+    yield ""
+    for head, rows in (merge_text.tried_table(report.merger), merge_text.members_table(report.merger)):
+        yield from table(tuple(esc(h) for h in head), [tuple(esc(cell, 500) for cell in row) for row in rows])
+
+
 def _moves(report: Report) -> Iterator[str]:
     if report.moves is None:
         return
@@ -375,6 +386,7 @@ def to_markdown(report: Report) -> str:
         "",
     ]
     lines += _moves(report)
+    lines += _merger(report)
     for capability in report.capabilities:
         lines += _capability(capability)
     lines += [*_run(report), *_provenance(report)]

@@ -339,9 +339,36 @@ class Flips(Part):
     regressed: Annotated[tuple[Flip, ...], Field(max_length=MOST_FLIPS)] = ()
 
 
+class Ingredient(Part):
+    """An expert of a mixture: a capability of the run or the folder of an adapter, and its coefficient."""
+
+    name: Text
+    coefficient: Free
+
+
+class Composition(Part):
+    """How an adapter was mixed from others. `chosen` says what ships: `mixture`, or the expert that was as good alone.
+
+    `evaluations` counts mixtures, `asked` their answers and `saved` those that racing spared. `fresh` are scores on examples that
+    the search did not read: of `base`, `mixture` and the best expert. `error` is the relative norm that a smaller rank left out.
+    """
+
+    search: Text
+    ingredients: tuple[Ingredient, ...]
+    chosen: Text
+    evaluations: Count
+    asked: Count
+    saved: Count
+    fresh: dict[Text, Estimate]
+    rank: Count
+    error: Share
+
+
 class Artifacts(Part):
     """What ships: paths relative to the run folder, and the method that made the adapter."""
 
     skill: Text | None
     adapter: Text | None
     method: Text | None
+    composition: Composition | None = None
+    """Null where the adapter was not mixed from others."""

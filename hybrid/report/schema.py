@@ -25,6 +25,7 @@ from hybrid.report.parts import (
     Artifacts,
     Calibration,
     Collateral,
+    Composition,
     Count,
     Counterfactual,
     Delta,
@@ -35,6 +36,7 @@ from hybrid.report.parts import (
     Formats,
     Free,
     GateVerdict,
+    Ingredient,
     Kind,
     LedgerTotals,
     ModelFacts,
@@ -54,6 +56,7 @@ from hybrid.report.parts import (
 )
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.report.parts_lifecycle import HistoryEntry, Moves
+from hybrid.report.parts_merge import Merger
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -68,6 +71,7 @@ __all__ = [
     "Calibration",
     "CapabilityReport",
     "Collateral",
+    "Composition",
     "Count",
     "Counterfactual",
     "Delta",
@@ -81,8 +85,10 @@ __all__ = [
     "GateVerdict",
     "Generality",
     "HistoryEntry",
+    "Ingredient",
     "Kind",
     "LedgerTotals",
+    "Merger",
     "ModelFacts",
     "Moves",
     "Number",
@@ -196,6 +202,8 @@ class Report(Part):
     router: RouterFacts
     gate: GateFacts | None = None
     schedule: Schedule | None
+    merger: Merger | None = None
+    """One merged adapter against several; null where none was offered (`weights.merge`)."""
     moves: Moves | None = None
     """What a new base moved; null for a run that did not replace one."""
     warnings: tuple[Text, ...]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hybrid.config.router import RouterConfig
-from hybrid.probe.base import Profile
+from hybrid.probe.base import Profile, Terms
+from hybrid.router.upkeep import upkeep
 
 TRAINED = 3.0
 """What a token costs that goes through a training step, in tokens that are read or generated: forward, and twice that back."""
@@ -57,24 +58,26 @@ def standing(profile: Profile, policy: RouterConfig, document_tokens: int, train
     """What to prefer where a text and an adapter are equally good.
 
     `document_tokens` are read with every call; `training_tokens` is the training in the same unit (`token_cost`). Text,
-    unless the capability is hot: text changes within the minute, moves between models, and weights go stale.
+    unless the capability is so hot that an adapter pays (`upkeep`): text changes within the minute and moves between models.
     """
-    changes, calls, moves = (_declared(profile, name) for name in ("volatility", "calls_per_day", "portable"))
-    if changes:
-        return Standing(
-            "text", f"its truth changes {changes:g} times a month: a text follows at once, weights go stale"
-        )
-    if moves:
-        return Standing("text", "it has to move between models: a text does, an adapter does not")
-    if not calls:
-        return Standing("text", "ties go to text")
-    reading = calls * policy.horizon_days * document_tokens
-    compared = (
-        f"{calls:g} calls a day read {reading:,.0f} tokens of document in {policy.horizon_days:g} days, a training costs "
-        f"{training_tokens:,.0f}"
+    terms = Terms(
+        volatility=_declared(profile, "volatility"),
+        calls_per_day=_declared(profile, "calls_per_day"),
+        portable=bool(_declared(profile, "portable")),
     )
-    hot = reading > training_tokens
-    return Standing("weights" if hot else "text", f"{compared}: {'weights are' if hot else 'the text is'} cheaper")
+    if terms.portable:
+        return Standing("text", "it has to move between models: a text does, an adapter does not")
+    if not terms.calls_per_day:
+        return Standing("text", "ties go to text")
+    found = upkeep(terms, training=training_tokens, document=document_tokens, horizon_days=policy.horizon_days)
+    when = "never" if found.days is None else f"after {found.days:.3g} days"
+    compared = (
+        f"{terms.calls_per_day:g} calls a day read {terms.calls_per_day * document_tokens:,.0f} tokens of document a day, a "
+        f"training costs {training_tokens:,.0f}: an adapter pays {when}; {found.why}"
+    )
+    return Standing(
+        "weights" if found.pays else "text", f"{compared}: {'weights are' if found.pays else 'the text is'} cheaper"
+    )
 
 
 def token_cost(tokens_in: float, tokens_out: float, trained: float) -> float:
@@ -82,6 +85,6 @@ def token_cost(tokens_in: float, tokens_out: float, trained: float) -> float:
     return tokens_in + tokens_out + TRAINED * trained
 
 
-def _declared(profile: Profile, name: str) -> float:
+def _declared(profile: Profile, name: str) -> float | None:
     found = profile.get(name)
-    return 0.0 if found is None or found.value is None else found.value
+    return None if found is None else found.value

@@ -42,7 +42,7 @@ FEATURES = (
 LEAST_EXAMPLES = 16
 """Below this many examples a signature is not looked at."""
 CONFIDENT = 0.8
-"""From this confidence on, a kind that differs from the declared one is a warning."""
+"""From this confidence on, a kind that differs from the declared one is a warning, and what depends on the kind acts on it."""
 _BOUNDED = ("unknown", "content_gain", "format_gain", "content_gap")
 """Shares of what the base does not do: where they were not measured they still lie between 0 and 1 - base."""
 _SHOWN = 4

@@ -22,24 +22,13 @@ from dataclasses import dataclass
 
 from hybrid.config.schema import PlacementName, TransferBound
 from hybrid.evidence.types import Verdict
+from hybrid.probe.base import Terms
 from hybrid.report.parts import Effect
 from hybrid.report.parts_lifecycle import Action, Costs
 from hybrid.report.schema import CapabilityReport
 from hybrid.router.place import ARMS, Arm, ArmName, Placement, Refusal, place
 from hybrid.router.route import Route
-
-DAYS_PER_MONTH = 30.0
-HORIZON_DAYS = 30.0
-"""Days within which an adapter has to pay for its training, where nothing else is said."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a capability declares of its use. `volatility`: changes of its facts per month; None: not declared."""
-
-    volatility: float | None = None
-    calls_per_day: float | None = None
-    portable: bool = False
+from hybrid.router.upkeep import judge
 
 
 @dataclass(frozen=True)
@@ -57,10 +46,11 @@ class Now:
 
 @dataclass(frozen=True)
 class Policy:
-    """`minimum_effect` is the ship gate's. `unpromotable`: why no text can be distilled in this run, "" where one can."""
+    """`minimum_effect` is the ship gate's. `horizon_days`: within which an adapter has to pay for its training.
+    `unpromotable`: why no text can be distilled in this run, "" where one can."""
 
     minimum_effect: float
-    horizon_days: float = HORIZON_DAYS
+    horizon_days: float
     unpromotable: str = ""
 
 
@@ -73,22 +63,6 @@ class Proposal:
     why: str
     costs: Costs
     looked: tuple[str, ...] = ()
-
-
-def break_even_days(
-    training_seconds: float | None,
-    document_tokens: float | None,
-    calls_per_day: float | None,
-    seconds_per_token: float | None,
-) -> float | None:
-    """Days after which an adapter's training is paid for by the prompt tokens that its document no longer takes.
-
-    None where a number is missing, or nothing is saved: then it never is.
-    """
-    if training_seconds is None or document_tokens is None or calls_per_day is None or seconds_per_token is None:
-        return None
-    saved = document_tokens * calls_per_day * seconds_per_token
-    return training_seconds / saved if saved > 0 else None
 
 
 def propose(capability: CapabilityReport, terms: Terms, now: Now, costs: Costs, policy: Policy) -> Proposal:
@@ -159,11 +133,10 @@ def _portable(terms: Terms, looked: list[str]) -> str | None:
 
 
 def _restless(terms: Terms, costs: Costs, looked: list[str]) -> str | None:
-    days = costs.break_even_days
-    if not terms.volatility or days is None:
+    days, lasts = costs.break_even_days, terms.lasts_days
+    if lasts is None or days is None:
         looked.append("what training it again costs is not known (volatility, calls_per_day, or no document's size)")
         return None
-    lasts = DAYS_PER_MONTH / terms.volatility
     said = f"its facts change every {lasts:.1f} days, and an adapter pays after {days:.1f}"
     looked.append(f"{said} ({costs.training} training): {'a text is' if days > lasts else 'a text is not'} cheaper")
     return looked[-1] if days > lasts else None
@@ -188,18 +161,16 @@ def _pays(
             f"its facts changed before ({changed[-1]}) and no volatility is declared: how long it will last is not known"
         )
         return None
-    days, lasts = costs.break_even_days, DAYS_PER_MONTH / terms.volatility if terms.volatility else None
-    if days is None:
+    found = judge(costs.break_even_days, terms, policy.horizon_days)
+    if found.days is None:
         looked.append("when an adapter would pay is not known")
         return None
-    limit = policy.horizon_days if lasts is None else min(policy.horizon_days, lasts)
     said = (
         f"{costs.document_tokens:.1f} tokens of document x {terms.calls_per_day:g} calls a day pay for "
-        f"{costs.training_seconds:.1f} s of {costs.training} training in {days:.3g} days"
+        f"{costs.training_seconds:.1f} s of {costs.training} training in {found.days:.3g} days"
     )
-    held = f"its facts change every {lasts:.1f} days" if lasts is not None else "no change of its facts is declared"
-    looked.append(f"{said}; {held}, the horizon is {policy.horizon_days:g}")
-    if days > limit:
+    looked.append(f"{said}; {found.why}")
+    if not found.pays:
         return None
     if policy.unpromotable:
         looked.append(f"an adapter would pay, but {policy.unpromotable}")

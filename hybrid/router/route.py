@@ -27,7 +27,7 @@ from hybrid.config.schema import PlacementName
 from hybrid.probe.base import ProbeResult, Profile
 from hybrid.router.advice import Recommendation, recommended
 from hybrid.router.arms import ArmName
-from hybrid.router.kinds import MeasuredKind, measured_kind, side_probability
+from hybrid.router.kinds import CONFIDENT, MeasuredKind, measured_kind, side_probability
 from hybrid.router.openness import open_arms
 
 JudgeKind: TypeAlias = Callable[[Profile], tuple[MeasuredKind, float]]
@@ -53,6 +53,11 @@ class Route:
     open: tuple[ArmName, ...] = ()
     bought: bool = False
     recommendation: Recommendation | None = None
+
+    @property
+    def sure_kind(self) -> MeasuredKind:
+        """The measured kind where it is likely enough to act on (`kinds.CONFIDENT`), else `unclear`: the declared one counts."""
+        return self.kind if self.kind_confidence >= CONFIDENT else "unclear"
 
 
 @dataclass

@@ -11,7 +11,7 @@ from hybrid.weights.tree.trainer import TreeTrainer
 
 
 def build_trainer(method: Method) -> WeightTrainer:
-    """The trainer that `weights.method` names."""
+    """The trainer that `weights.method` names. Raises ValueError for one that trains nothing."""
     trainers: dict[Method, WeightTrainer] = {
         "grpo": GrpoTrainer(),
         "sft": SftTrainer(),
@@ -19,4 +19,6 @@ def build_trainer(method: Method) -> WeightTrainer:
         "tree": TreeTrainer(),
         "svf": SvfTrainer(),
     }
+    if method not in trainers:
+        raise ValueError(f"method {method} has no trainer")
     return trainers[method]

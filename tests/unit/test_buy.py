@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.config.router import BuyConfig, ConfidenceConfig, RouterConfig
-from hybrid.probe.base import ProbeResult
+from hybrid.probe.base import ProbeResult, Terms
 from hybrid.router.advice import recommended, standing
 from hybrid.router.arms import ARMS, ArmName
 from hybrid.router.buy import Bid, best, bid, settle, survivors, wants
 from hybrid.router.openness import open_arms
 from hybrid.router.place import place
 from hybrid.router.route import Route, calibrated, route
+from hybrid.router.upkeep import break_even_days, judge, upkeep
 
 POLICY = RouterConfig(buy_below=0.8)
 
@@ -163,7 +164,8 @@ def test_declared_terms_break_ties() -> None:
     assert standing({}, POLICY, 200, 1e6).prefers == "text"
     assert standing(declared(calls_per_day=1000), POLICY, 200, 1e6).prefers == "weights"
     assert standing(declared(calls_per_day=100), POLICY, 200, 1e6).prefers == "text"
-    assert standing(declared(calls_per_day=1000, volatility=2), POLICY, 200, 1e6).prefers == "text"
+    assert standing(declared(calls_per_day=1000, volatility=2), POLICY, 200, 1e6).prefers == "weights", "5 of 15 days"
+    assert standing(declared(calls_per_day=1000, volatility=10), POLICY, 200, 1e6).prefers == "text", "5 of 3 days"
     assert standing(declared(calls_per_day=1000, portable=1), POLICY, 200, 1e6).prefers == "text"
     assert standing(declared(calls_per_day=1000, portable=0), POLICY, 200, 1e6).prefers == "weights"
 
@@ -179,3 +181,16 @@ def test_what_was_bought_says_why():
     assert "since the weakest link 0.50 is below 0.80" in weak.reasons[0]
     ended = settle(Route("neither", (), 0.97, link=0.97, open=("weights",)), bids(weights=0.2), POLICY)
     assert "since the rules end at neither with an arm open" in ended.reasons[0]
+
+
+@given(
+    calls=st.floats(0.1, 1e5), volatility=st.floats(0, 1e3), tokens=st.integers(1, 10_000), training=st.floats(1, 1e9)
+)
+def test_a_tie_and_a_review_weigh_the_same_costs_alike(calls, volatility, tokens, training):
+    """A text that the router prefers is not proposed for promotion the next day, and an adapter not for demotion."""
+    terms = Terms(volatility=volatility, calls_per_day=calls)
+    routed = standing(declared(calls_per_day=calls, volatility=volatility), POLICY, tokens, training).prefers
+    days = break_even_days(training * 0.01, tokens, calls, 0.01)
+    reviewed = judge(days, terms, POLICY.horizon_days)
+    assert reviewed.days == pytest.approx(upkeep(terms, training=training, document=tokens, horizon_days=30.0).days)
+    assert (routed == "weights") == reviewed.pays or reviewed.days == pytest.approx(reviewed.limit_days)

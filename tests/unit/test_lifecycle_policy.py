@@ -11,14 +11,16 @@ from test_report_example import bare_capability
 
 from hybrid.evidence.types import Verdict
 from hybrid.pipeline.review import apart
+from hybrid.probe.base import Terms
 from hybrid.report.parts import Collateral, Effect, Estimate
 from hybrid.report.parts_lifecycle import Costs, HistoryEntry
 from hybrid.report.schema import CapabilityReport
-from hybrid.router.lifecycle import Bounds, Now, Policy, Terms, break_even_days, propose, settle, wanted
+from hybrid.router.lifecycle import Bounds, Now, Policy, propose, settle, wanted
 from hybrid.router.place import Arm, Transfer
 from hybrid.router.route import Route
+from hybrid.router.upkeep import break_even_days
 
-POLICY = Policy(0.1)
+POLICY = Policy(0.1, 30.0)
 GAINS = Effect(delta=0.8, low=0.7, high=0.9, n=96)
 SAME = Effect(delta=0.0, low=-0.06, high=0.06, n=96)
 FELL = Effect(delta=-0.9, low=-0.95, high=-0.8, n=96)
@@ -109,7 +111,7 @@ def test_harm_to_another_demotes_an_adapter_and_not_a_text() -> None:
 
 
 def test_what_cannot_be_distilled_is_not_promoted_and_says_why() -> None:
-    policy = Policy(0.1, unpromotable="adapters are shared here")
+    policy = Policy(0.1, 30.0, unpromotable="adapters are shared here")
     found = propose(placed("skill"), Terms(calls_per_day=1e6), STABLE, costs(0.1), policy)
     assert found.action == "keep"
     assert "adapters are shared here" in found.why

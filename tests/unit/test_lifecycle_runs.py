@@ -26,10 +26,10 @@ from hybrid.pipeline.lineage import read_lineage
 from hybrid.pipeline.replace import replace_base
 from hybrid.pipeline.review import apply, review
 from hybrid.pipeline.run import run
+from hybrid.probe.base import Terms
 from hybrid.report.explain import find, to_text
 from hybrid.report.lifecycle_text import moves_text
 from hybrid.report.schema import CapabilityReport, Report, load_report
-from hybrid.router.lifecycle import Terms
 from hybrid.store import faults
 from hybrid.store.records import RecordLog
 
@@ -442,6 +442,29 @@ def test_an_adapter_that_loses_what_its_document_does_is_refused(
     assert (found.placement, found.artifacts.adapter) == ("skill", None)
     assert any("not shown to keep what its document does" in r.why for r in found.rejected)
     assert found.history[0].outcome.startswith("not carried out (skill)")
+
+
+def test_a_training_does_not_go_on_from_a_distillation_that_a_review_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The distilled adapter was refused. Whoever trains one by the configured method later begins at the base."""
+
+    def worse(text: str, question: str, seed: int, adapter: str) -> str:
+        number = int(question.rpartition("q")[2].rstrip("?"))
+        return "a" if RULE in text or (adapter in (GOOD, EQUAL) and number % 3) else "no"
+
+    world = Life(tmp_path, monkeypatch, worse, HOT)
+    world.go(TWO_TENTHS)
+    world.apply()
+    for parent in ("run", "new"):
+        loaded = load_config(tmp_path / "config.yaml", [TWO_TENTHS, "router.counterfactual=true"])
+        run(loaded, tmp_path / f"from-{parent}", fork=tmp_path / parent, on_event=quiet)
+    begun = {
+        (job.out.parent.parent.name, job.method): job.fork for job in world.trained if job.out.name == "marks-weights"
+    }
+    assert ("new", "distill") in begun
+    assert begun["from-run", "grpo"] == tmp_path / "run" / "checkpoints" / "marks-weights"
+    assert begun["from-new", "grpo"] is None
 
 
 def test_an_adapter_that_harms_is_demoted_and_stays_where_no_text_passes(

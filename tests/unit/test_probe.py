@@ -280,6 +280,9 @@ def test_texts_for_the_context_probe() -> None:
     assert worked_examples(rows, 2) == "train q0? a0\ntrain q1? a1"
     assert worked_examples(rows, 0) == ""
     assert irrelevant_text("own", ["", " ", "own", "theirs", "third"], 0) == "theirs"
+    shared = ["form step.\nfrom the draft", "form step.\nrule a\nrule b"]
+    assert irrelevant_text("form step.", shared, 0) == shared[1], "half of the first one is the own text"
+    assert irrelevant_text("draft", shared, 0, mine=["form  step."]) == shared[1], "a seed document counts as well"
     own = "one two three four five six seven"
     shuffled = irrelevant_text(own, ["", own], 0)
     assert shuffled == irrelevant_text(own, [], 0) != own

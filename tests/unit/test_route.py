@@ -157,3 +157,8 @@ def test_raising_the_bar_for_keeping_never_makes_it_keep(values: dict[str, float
     strict, lax = RouterConfig(keep_above=0.95), RouterConfig(keep_above=0.5)
     if route(profile(**values), strict).placement == "keep":
         assert route(profile(**values), lax).placement == "keep"
+
+
+def test_a_kind_that_is_not_likely_is_not_acted_on() -> None:
+    assert Route("skill", (), 1.0, kind="factual", kind_confidence=0.81).sure_kind == "factual"
+    assert Route("skill", (), 1.0, kind="factual", kind_confidence=0.44).sure_kind == "unclear"

@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -200,7 +201,7 @@ def _example(problem: Problem, depth: int, options: Options, name: str, parent: 
         prompt=prompt,
         reference=shown[depth - 1],
         metadata={"depth": depth, "family": problem.family, "givens": list(problem.givens), "map": problem.named}
-        | ({"variant": variant} if variant else {}),
+        | ({"variant": variant, **_CHANGES[variant]} if variant else {}),
         parent_id=parent,
         wrong=tuple(w for w in (shown[depth - 2] if depth > 1 else "", shown[depth]) if w and w != shown[depth - 1]),
     )
@@ -211,6 +212,13 @@ def _spelt(shown: str, options: Options) -> str:
 
 
 _TWINS = ("deeper", "changed", "shallower")
+_CHANGES: dict[str, dict[str, Any]] = {
+    "deeper": {"change": "one step more"},
+    "changed": {"change": "one given changed"},
+    # Neighbouring values differ, so the answer always does: every removal is active.
+    "shallower": {"change": "one step removed", "removed": "the last step", "active": True},
+}
+"""What a twin's metadata say, by the convention of `hybrid.capability.variants`."""
 
 
 def _variants(rng: random.Random, options: Options, parents: list[Example]) -> Iterator[Example]:

@@ -1,0 +1,1 @@
+"""Adapters out of adapters: exact mixtures, searches over mixture coefficients, and races between mixtures."""
