@@ -70,7 +70,7 @@ def test_rows_for_a_classifier_come_in_turns_and_name_the_expert() -> None:
             classifier_rows(EXPERTS, wrong)
     with pytest.raises(UsageError, match="one word"):
         choose(FakeBackend(lambda *_: ""), [Expert("two words", "", HERE)], ["x"])
-    with pytest.raises(UsageError, match="has no .request."):
+    with pytest.raises(UsageError, match=r"has no \{request\}"):
         choose(FakeBackend(lambda *_: ""), EXPERTS, ["x"], template="{names}?")
 
 
