@@ -86,3 +86,16 @@ def test_fresh_rows_were_not_searched_on() -> None:
     assert not {e.id for e in searched} & {e.id for e in fresh}
     searched, split, fresh = parts(made(210, 50), 200)
     assert (len(searched), split, len(fresh)) == (200, "train", 50)
+
+
+def test_a_plan_counts_the_search_and_no_training() -> None:
+    from hybrid.pipeline.plan_cost import Sizes, total, training_completions, training_steps, weights_calls
+
+    found = config({"swarm": {"evaluations": 50, "examples": 80}}, "sft", "swarm")
+    composed = found.model_copy(update={"weights": found.weights_of("c1")})
+    sizes = Sizes(train=30, search=120, confirm=40, test=40, variant=0)
+    rows = {row.what: row for row in weights_calls(composed, sizes)}
+    assert rows["mixtures on search"].upper == 50 * 80
+    assert rows["mixture, best expert and base on fresh rows"].upper == 3 * 40, "what is left of search"
+    assert total(rows.values()).typical < total(rows.values()).upper
+    assert training_steps(composed.weights) == training_completions(composed.weights, train=30) == 0
