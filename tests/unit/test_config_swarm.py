@@ -35,7 +35,8 @@ def test_a_capability_has_its_own_method_and_the_others_that_of_the_run() -> Non
     [
         ({"swarm": {"experts": ["c1"]}}, ("sft", "swarm"), "'c1' is composed itself"),
         ({"method": "swarm"}, (None, None), "nothing to mix"),
-        ({"schedule": {"tasks": "shared"}}, (None, "swarm"), "trains all capabilities alike"),
+        ({"schedule": {"tasks": "shared"}}, (None, "sft"), "trains all capabilities alike"),
+        ({"schedule": {"tasks": "shared"}}, (None, "swarm"), "shared needs method"),
         ({"method": "sft", "grpo": {"iterations": 2, "steps": 4}, "checkpoint_every": 3}, (None, "grpo"), "c1 has method grpo"),
         ({"method": "swarm", "warm_start": {"steps": 2}}, ("sft", None), "trains nothing"),
     ],
