@@ -50,7 +50,7 @@ def test_what_cannot_be_composed_is_refused(
 
 def test_an_endpoint_has_nothing_to_compose() -> None:
     with pytest.raises(ValidationError, match="endpoint"):
-        config({}, None, "sft", backend={"type": "openai", "base_url": "http://localhost:1/v1"})
+        config({}, None, "sft", backend={"type": "openai", "url": "http://localhost:1/v1"})
 
 
 def test_a_folder_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
