@@ -7,9 +7,9 @@ import copy
 from test_report_example import bare, example, example_data
 
 from hybrid.report.composition_text import composition, matrix
+from hybrid.report.explain import to_text
 from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
-from hybrid.report.explain import to_text
 from hybrid.report.schema import Report
 from hybrid.report.text import signed
 
