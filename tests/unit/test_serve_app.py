@@ -175,6 +175,29 @@ def test_draining_refuses_what_is_new_and_finishes_what_runs(finished: Path) -> 
     play(Rig(finished), scene)
 
 
+@pytest.mark.parametrize("goes", ["before the head", "after it"])
+def test_a_client_that_goes_away_leaves_nothing_behind(finished: Path, goes: str) -> None:
+    async def scene(rig: Rig) -> None:
+        body = json.dumps({"model": "hybrid", "prompt": "greet te00", "stream": True}).encode()
+        received = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return received.pop() if received else await asyncio.sleep(60, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            if goes == "before the head" or message["type"] == "http.response.body":
+                raise OSError("the client is gone")
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+        scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http"}
+        await build_app(rig.api)(scope, receive, send)  # type: ignore[arg-type]
+        assert rig.api.under_way == 0 and rig.engine.load == (0, 0)
+        assert rig.log[-1]["status"] == 499
+        assert (await rig.ask()).status_code == 200
+
+    play(Rig(finished), scene)
+
+
 def test_the_engine_keeps_its_limits_and_tells_everybody_at_its_end(finished: Path) -> None:
     rig = Rig(finished, rows=1)
     rig.backend.gate.clear()
