@@ -12,6 +12,7 @@ import pytest
 from scripted_world import SIZES, World, make_world
 
 import hybrid
+from hybrid.__main__ import main
 from hybrid.backends.scripted import ScriptedBackend
 from hybrid.capability.types import Message
 from hybrid.errors import BackendError, HybridError, RunFolderError, UsageError
@@ -147,3 +148,17 @@ def test_the_router_tells_apart_or_says_that_it_cannot() -> None:
     assert twins.choose("Convert 77 feet to metres.").name is None
     assert "too close" in twins.choose("Convert 77 feet to metres.").why
     assert RequestRouter([]).choose("x").name is None
+
+
+def test_the_verbs_say_what_they_need(
+    finished: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = str(finished.folder / "run")
+    monkeypatch.setenv("HYBRID_API_KEY", "short")
+    assert main(["serve", run_folder, "--port", "0"]) == 2
+    assert "HYBRID_API_KEY holds a key of 5 characters" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path), "--key-env", "NOT_SET"]) == 2
+    assert "neither a run folder" in capsys.readouterr().err
+    assert main(["export", run_folder, "--to", str(tmp_path / "out"), "--format", "vllm"]) == 0
+    told = capsys.readouterr().out
+    assert "vllm serve BASE" in told and "not expressed: request routing" in told
