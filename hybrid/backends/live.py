@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 
 from hybrid.backends import rendering
-from hybrid.backends.adapters import kind_of
+from hybrid.backends.adapters import kind_of, read_config
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.decode import (
     NO_PREFIX,
@@ -92,9 +92,11 @@ class LiveRow:
 
 def lane(adapter: Adapter | None) -> str:
     """Which running batch a request belongs to. Raises AdapterError for an adapter of no known kind."""
-    if adapter is None or kind_of(adapter.path) == "LORA":
+    if adapter is None:
         return MIXED
-    return adapter.sha256
+    config = read_config(adapter.path)
+    shares = kind_of(adapter.path, config) == "LORA" and not config.get("use_dora")  # PEFT mixes no rows under DoRA
+    return MIXED if shares else adapter.sha256
 
 
 def streams(adapter: Adapter | None) -> bool:

@@ -52,6 +52,8 @@ class Choice:
     scores: dict[str, float] = field(default_factory=dict)
 
 
+MOST_READ = 4000
+"""Characters of a request that are read from its beginning, and from its end."""
 _NUMBER = re.compile(r"\d+")
 LEAST_PROMPTS = 8
 """Prompts from which a capability's own level is known."""
@@ -115,5 +117,5 @@ def _plain(text: str) -> str:
 
 
 def _scores(index: Bm25, text: str) -> list[float]:
-    text = _plain(text)
+    text = _plain(text if len(text) <= 2 * MOST_READ else f"{text[:MOST_READ]}\n{text[-MOST_READ:]}")
     return [max(pair) for pair in zip(index.scores(text), index.scores(ending(text)), strict=True)]
