@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,10 @@ def test_the_router_tells_apart_or_says_that_it_cannot() -> None:
     assert router.choose("Worked: 1 foot is 12 inches.\nWhich date is 77 days after 9 May?").name == "dates"
     assert router.choose("Convert 3 days").name is None
     assert router.choose("Write a poem about rivers.").name is None
+    talks = replace(dates, document="Never convert feet to metres; convert days. " * 9)
+    assert RequestRouter([units, talks]).choose("Convert 77 feet to metres.").name == "units"
+    told = RequestRouter([Described("units", document="Convert feet to metres."), replace(dates, prompts=())])
+    assert told.choose("Convert 77 feet to metres.").name == "units", "a document speaks where no prompts do"
     twins = RequestRouter([units, Described("lengths", units.description, units.prompts)])
     assert twins.choose("Convert 77 feet to metres.").name is None
     assert "too close" in twins.choose("Convert 77 feet to metres.").why
