@@ -5,9 +5,11 @@
 
 Lexical, like the selection of skills (`hybrid.skill.select`: BM25 over name, description and content): the content of a
 capability is some of its training prompts, and its document only where there are few of them: prompts look like requests,
-while a document may be full of words that belong to requests of another capability. Every capability of the run takes part, also those to which
-nothing is applied: a request for what the base does well is then known as such, and not pressed into the nearest adapter.
-Where the best two are close, or the best is far, no capability is chosen: the bare base is what was there before.
+while a document may be full of words that belong to requests of another capability.
+
+Every capability of the run takes part, also those to which nothing is applied: a request for what the base does well is then
+known as such, and not pressed into the nearest adapter. Where the best two are close, or the best is far, no capability is
+chosen: the bare base is what was there before.
 Deterministic; ties go to the earlier name. Does not: ask a model, or learn from requests.
 """
 

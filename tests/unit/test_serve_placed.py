@@ -147,7 +147,9 @@ def test_the_router_tells_apart_or_says_that_it_cannot() -> None:
     assert router.choose("Write a poem about rivers.").name is None
     talks = replace(dates, document="Never convert feet to metres; convert days. " * 9)
     assert RequestRouter([units, talks]).choose("Convert 77 feet to metres.").name == "units"
-    told = RequestRouter([Described("units", document="Convert feet to metres."), replace(dates, prompts=())])
+    told = RequestRouter(
+        [Described("units", document="Convert 5 feet to metres: a foot is 0.3048 metres."), replace(dates, prompts=())]
+    )
     assert told.choose("Convert 77 feet to metres.").name == "units", "a document speaks where no prompts do"
     twins = RequestRouter([units, Described("lengths", units.description, units.prompts)])
     assert twins.choose("Convert 77 feet to metres.").name is None
