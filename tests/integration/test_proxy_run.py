@@ -21,6 +21,8 @@ from hybrid.pipeline import follow as follow_module
 from hybrid.pipeline import training as training_module
 from hybrid.pipeline.plan import plan
 from hybrid.pipeline.run import run
+from hybrid.report.argument import built
+from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
 from hybrid.report.schema import Report, load_report
 from hybrid.weights.base import TrainJob, TrainResult
@@ -119,6 +121,10 @@ def test_the_best_strength_at_the_best_checkpoint_ships(make: Callable[[Truth], 
     assert "Strengths of the proxy" in text
     assert "2 (offered)" in text
     assert "The base's weights are untouched" in text
+    page = to_html(report)
+    assert "Strengths of the proxy" in page
+    assert "a small model steers the base" in page
+    assert any("scores of the base move by alpha" in said for said in built(found))
 
 
 def test_of_equally_good_strengths_the_weakest_is_offered(make: Callable[[Truth], Fake]) -> None:
