@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.backends.base import Adapter
+from hybrid.backends.proxy_facts import PROXY, proxy_facts
 from hybrid.errors import AdapterError
 from hybrid.store.atomic import canonical_json, write_json
 
@@ -41,6 +42,8 @@ class AdapterFacts:
     """What is known of a checked adapter. `targets` are the module names that it adapts, sorted.
 
     `kind` is its `peft_type`. `rank` of an SVF adapter is the most directions that it scales in one matrix, its `alpha` 0.
+    Of a PROXY, rank, alpha, targets and tensors are those of the small model's LoRA; whoever computes with it has to compare the
+    small model (`proxy_models`).
     """
 
     adapter: Adapter
@@ -107,12 +110,13 @@ def check_adapter(path: Path, base_fingerprint: str) -> AdapterFacts:
     for name in sorted(tensors):
         if not bool(tensors[name].isfinite().all()):
             raise AdapterError(f"{path}: {name} holds a value that is not finite; use an earlier checkpoint")
-    targets = config.get("target_modules")
+    shape = config["lora"] if kind == PROXY else config
+    targets = shape.get("target_modules")
     return AdapterFacts(
         adapter=inspect_adapter(path),
         kind=kind,
         rank=rules.rank(path, config, tensors),
-        alpha=float(config.get("lora_alpha", 0)),
+        alpha=float(shape.get("lora_alpha", 0)),
         targets=tuple(sorted(targets)) if isinstance(targets, list) else (str(targets),),
         tensors=len(tensors),
         parameters=sum(int(t.numel()) for t in tensors.values()),
@@ -210,7 +214,19 @@ def _svf_rank(path: Path, _config: Mapping[str, Any], tensors: Mapping[str, Any]
     return max(int(tensor.numel()) for tensor in tensors.values())
 
 
-_KINDS = {"LORA": _Kind(_check_lora, _lora_rank), "SVF": _Kind(_check_svf, _svf_rank)}
+def _check_proxy(path: Path, config: Mapping[str, Any]) -> None:
+    _check_lora(path, proxy_facts(path, config).lora)
+
+
+def _proxy_rank(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> int:
+    return _lora_rank(path, config["lora"], tensors)
+
+
+_KINDS = {
+    "LORA": _Kind(_check_lora, _lora_rank),
+    "SVF": _Kind(_check_svf, _svf_rank),
+    PROXY: _Kind(_check_proxy, _proxy_rank),
+}
 """By `peft_type`. A new kind is an entry here, and whatever `transformers_adapters` needs to compute with it."""
 
 

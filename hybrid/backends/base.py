@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,18 @@ class Adapter:
 
 
 @dataclass(frozen=True)
+class Mixture(Adapter):
+    """An adapter that is the sum of a stack's rows, each times a factor: `stack` is one adapter that holds all of them.
+
+    `path` and `sha256` are those of the mixture written out, which gives the same answers up to rounding. `gates` has one factor
+    for each row of the stack's rank.
+    """
+
+    stack: Adapter
+    gates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Identity and facts of the loaded base model. `fingerprint` is a sha256 (hex) over weights, config and tokenizer."""
 
@@ -81,4 +93,19 @@ class Backend(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """Number of the model's tokens in `text`, without special tokens."""
+        ...
+
+
+@runtime_checkable
+class MixingBackend(Protocol):
+    """A backend that answers for many mixtures of one stack in one batch, for the price of the stack alone."""
+
+    def generate_mixed(
+        self, requests: Sequence[Request], sampling: Sampling, mixtures: Sequence[Mixture]
+    ) -> list[Completion]:
+        """One completion per request under its own mixture, in order; all mixtures are of one stack.
+
+        Raises as `Backend.generate` does, and AdapterError where the model does not keep a request's numbers in a row of their
+        own.
+        """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hybrid.backends.base import Backend
@@ -23,11 +24,16 @@ def default_cache_dir() -> Path:
 
 
 def build_backend(
-    model: ModelConfig, backend: BackendConfig, resolve: Callable[[str], Path], cache_dir: Path
+    model: ModelConfig,
+    backend: BackendConfig,
+    resolve: Callable[[str], Path],
+    cache_dir: Path,
+    small: ModelConfig | None = None,
 ) -> Backend:
     """The configured backend, ready to generate.
 
-    `resolve` turns a path of the configuration into a path on disk. Raises BackendError when the model or script cannot
+    `resolve` turns a path of the configuration into a path on disk. `small` is the small model of proxy-tuning
+    (`Config.small`), which is loaded when a proxy needs it. Raises BackendError when the model or script cannot
     be used, and when the training stack is not installed.
     """
     if isinstance(backend, ScriptedBackendConfig):
@@ -44,7 +50,8 @@ def build_backend(
     from hybrid.backends.loading import load_base
     from hybrid.backends.transformers_backend import TransformersBackend
 
-    return TransformersBackend(load_base(model, resolve, cache_dir), backend)
+    load_small = None if small is None else partial(load_base, small, resolve, cache_dir)
+    return TransformersBackend(load_base(model, resolve, cache_dir), backend, load_small=load_small)
 
 
 def _vllm(model: ModelConfig, backend: VllmBackendConfig, resolve: Callable[[str], Path], cache_dir: Path) -> Backend:

@@ -48,7 +48,7 @@ class UnsupportedModelError(RuntimeError):
 
 @dataclass(frozen=True)
 class PrefixKeys:
-    """Keys and values of one prefix by layer, each (g, p, d); `length` is its number of tokens."""
+    """Keys and values of one prefix by layer, each (g, p, d); `length` is its number of tokens. `NO_PREFIX` has none."""
 
     length: int
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]]
@@ -57,6 +57,10 @@ class PrefixKeys:
     def nbytes(self) -> int:
         """Memory held, in bytes."""
         return sum(t.numel() * t.element_size() for pair in self.layers.values() for t in pair)
+
+
+NO_PREFIX = PrefixKeys(0, {})
+"""The beginning of rows that share nothing."""
 
 
 class Attending(Protocol):
@@ -105,12 +109,19 @@ def _attention(
 AttentionInterface.register(ATTENTION, _attention)
 
 
-@contextmanager
-def computing(model: Any, state: Attending) -> Iterator[None]:
-    """Inside, the model's attention is that of `state`; afterwards the model is as it was."""
+def attention_configs(model: Any) -> tuple[Any, ...]:
+    """The configurations in which a model's parts look up how attention is computed: a walk through all of its modules."""
     found = [getattr(module, "config", None) for module in model.modules()]
-    configs: dict[int, Any] = {id(config): config for config in found if hasattr(config, "_attn_implementation")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
+    return tuple({id(config): config for config in found if hasattr(config, "_attn_implementation")}.values())
+
+
+@contextmanager
+def computing(model: Any, state: Attending, configs: tuple[Any, ...] | None = None) -> Iterator[None]:
+    """Inside, the model's attention is that of `state`; afterwards the model is as it was.
+
+    `configs` are its `attention_configs`, where the caller keeps them for many passes.
+    """
+    before = [(c, c._attn_implementation) for c in (attention_configs(model) if configs is None else configs)]
     token = _active.set(state)
     try:
         for config, _ in before:
@@ -122,7 +133,7 @@ def computing(model: Any, state: Attending) -> Iterator[None]:
         _active.reset(token)
 
 
-def _last_logits(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def last_logits(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Scores (b, v) of the token after the last column."""
     output = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
     logits: torch.Tensor = output.logits[:, -1]
@@ -168,7 +179,7 @@ def read_prefix(model: Any, tokens: Sequence[int]) -> PrefixKeys:
     recorder = _Recorder()
     ids = torch.tensor([list(tokens)], device=model.device)
     with computing(model, recorder):
-        _last_logits(model, ids, torch.arange(len(tokens), device=model.device)[None])
+        last_logits(model, ids, torch.arange(len(tokens), device=model.device)[None])
     layers = model.config.get_text_config().num_hidden_layers
     if sorted(recorder.layers) != list(range(layers)):
         raise UnsupportedModelError(f"{len(recorder.layers)} of its {layers} layers attend")
@@ -181,7 +192,7 @@ def extend_prefix(model: Any, prefix: PrefixKeys, suffixes: Sequence[Sequence[in
     device = model.device
     ids = torch.tensor([[0] * (rows.width - len(s)) + list(s) for s in suffixes], device=device)
     with computing(model, rows):
-        _last_logits(model, ids, rows.enter(rows.width, device))
+        last_logits(model, ids, rows.enter(rows.width, device))
         rows.leave()
     return [rows.whole(row) for row in range(len(rows))]
 
@@ -226,7 +237,8 @@ class SharedRows:
         prefix, first = self._prefixes[row], self._pads[row]
         layers = {}
         for layer, (key, value) in self._own.items():
-            before, own = prefix.layers[layer], (key[row], value[row])
+            own = key[row], value[row]
+            before = prefix.layers.get(layer, (own[0][:, :0], own[1][:, :0]))
             layers[layer] = tuple(
                 torch.cat([b, o[:, first : self._seen]], dim=1) for b, o in zip(before, own, strict=True)
             )
@@ -239,6 +251,34 @@ class SharedRows:
         for layer, (key, value) in self._own.items():
             index = torch.tensor(list(rows), device=key.device)
             self._own[layer] = (key.index_select(0, index), value.index_select(0, index))
+
+    def join(self, other: SharedRows) -> None:
+        """Take over the rows of another batch behind its own, between two passes of both; `other` is used up.
+
+        The columns of the batch that holds fewer move to the right, so that both end together: what is new on the left is
+        padding, which nothing sees, and no row's positions change.
+        """
+        seen = max(self._seen, other._seen)
+        shifts = [(rows, seen - rows._seen) for rows in (self, other)]
+        for layer in self._own:
+            pair = []
+            for which in (0, 1):
+                parts = [(rows._own[layer][which][:, :, : rows._seen], shift) for rows, shift in shifts]
+                pair.append(torch.cat([torch.nn.functional.pad(t, (0, 0, shift, _GROWTH)) for t, shift in parts]))
+            self._own[layer] = (pair[0], pair[1])
+        self._pads = [pad + shift for rows, shift in shifts for pad in rows._pads]
+        self._prefixes += other._prefixes
+        self._seen = seen
+
+    def trim(self) -> None:
+        """Give up the columns on the left that are padding in every row."""
+        spare = min(self._pads, default=0)
+        if spare == 0 or spare > self._seen:
+            return
+        for layer, (key, value) in self._own.items():
+            self._own[layer] = (key[:, :, spare:].contiguous(), value[:, :, spare:].contiguous())
+        self._pads = [pad - spare for pad in self._pads]
+        self._seen -= spare
 
     def attend(
         self,
@@ -255,7 +295,8 @@ class SharedRows:
         output = query_bhqd.new_empty((*query_bhqd.shape[:3], value_bgqd.shape[-1]))
         own_columns = key_bgsd.shape[2]
         for first, last in self._pieces(query_bhqd, own_columns):
-            prefix_keys, prefix_values = self._prefixes[first].layers[layer]
+            nothing = key_bgqd[0, :, :0], value_bgqd[0, :, :0]
+            prefix_keys, prefix_values = self._prefixes[first].layers.get(layer, nothing)
             start, hidden_nqp = self._hidden_prefix(first, last, window, query_bhqd.device)
             output[first:last] = _attend_piece(
                 query_bhqd[first:last],
@@ -360,7 +401,7 @@ def decode(
     ids = torch.tensor([[0] * (rows.width - len(s)) + list(s) for s in rows.suffixes], device=device)
     with computing(model, rows):
         for step in range(max_new_tokens):
-            logits = _last_logits(model, ids, rows.enter(ids.shape[1], device))
+            logits = last_logits(model, ids, rows.enter(ids.shape[1], device))
             rows.leave()
             chosen = choose(logits.to(torch.float32), going, step)
             for row, token in zip(going, chosen.tolist(), strict=True):

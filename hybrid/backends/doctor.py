@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hybrid.backends.base import Request, Sampling
+from hybrid.backends.base import Backend, Request, Sampling
 from hybrid.backends.build import build_backend, default_cache_dir
 from hybrid.backends.device import choose_device, physical_cores
 from hybrid.capability.types import Message
@@ -179,8 +179,8 @@ def _answer(loaded: LoadedConfig, cache_dir: Path) -> Finding:
     """Load the configured backend as a run would, and generate a few tokens."""
     config = loaded.config
     try:
-        backend = build_backend(config.model, config.backend, loaded.resolve, cache_dir)
-        info = backend.info()
+        backend = build_backend(config.model, config.backend, loaded.resolve, cache_dir, config.small)
+        info, steering = backend.info(), _steering(backend)
         if isinstance(config.backend, ScriptedBackendConfig):
             return Finding(name="model", status="ok", detail=f"{info.path}: the script reads well; no model is loaded")
         prompt = (Message(role="user", content="1 + 1 ="),) if config.model.chat else "1 + 1 ="
@@ -191,7 +191,14 @@ def _answer(loaded: LoadedConfig, cache_dir: Path) -> Finding:
     size = f"{info.parameters:,} parameters, {info.dtype}" if info.parameters else "a model of unknown size"
     facts = f"{info.path}: {size} on {info.device}"
     work = f"{completion.tokens_out} tokens in {completion.seconds:.2f} s"
-    return Finding(name="model", status="ok", detail=f"{facts}, {work}, fingerprint {info.fingerprint[:12]}")
+    return Finding(name="model", status="ok", detail=f"{facts}, {work}, fingerprint {info.fingerprint[:12]}{steering}")
+
+
+def _steering(backend: Backend) -> str:
+    """The small model of proxy-tuning, loaded and compared with the base; empty where none is configured."""
+    load = getattr(backend, "small", None)
+    small = None if load is None else load()
+    return "" if small is None else f"; steered by {small.info.path}, {small.info.parameters:,} parameters"
 
 
 def _room(name: str, free_gib: float | None, least_gib: float, fix: str) -> Finding:

@@ -8,7 +8,7 @@ beside it, up to a number, and the least recently used one is dropped. Kinds (Lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,27 @@ from hybrid.backends.wrappers import Wrapper
 from hybrid.errors import AdapterError
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 12
+
+
+class Gates:
+    """Factors on the rank of an adapter, one list for every row of the batch that is computed."""
+
+    def __init__(self) -> None:
+        self._rows: torch.Tensor | None = None
+
+    def set(self, rows: Sequence[Sequence[float]]) -> None:
+        """The factors (rows, rank) of the batch to come, in its order."""
+        self._rows = torch.tensor(rows, dtype=torch.float32)
+
+    def __call__(self, _module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """As a forward hook: the output (rows, tokens, rank) times the factors. Raises AdapterError for another shape."""
+        rows = self._rows
+        shape = (output.shape[0], output.shape[-1])
+        if rows is None or output.ndim != 3 or shape != tuple(rows.shape):
+            raise AdapterError("this model does not keep a batch's rows apart, so mixtures cannot share one")
+        if rows.dtype != output.dtype or rows.device != output.device:
+            self._rows = rows = rows.to(device=output.device, dtype=output.dtype)
+        return output * rows[:, None, :]
 
 
 class AdapterShelf:
@@ -60,6 +81,40 @@ class AdapterShelf:
         finally:
             home.switch(None)  # whoever uses the base directly gets the bare base
 
+    @contextmanager
+    def named(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
+        """Inside, PEFT's model and the adapter's name there, for batches whose rows say which adapter they take
+        (`adapter_names`, `__base__` for none). Raises AdapterError before anything runs."""
+        with self.active(adapter):
+            yield self._homes[adapter.sha256].peft, _name(adapter.sha256)
+
+    def make_room(self, adapters: int) -> None:
+        """Let so many adapters be attached at a time, where that is more than now."""
+        self._capacity = max(self._capacity, adapters)
+
+    @contextmanager
+    def by_row(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
+        """Inside, row i of every pass computes with `adapters[i]`, and those of None with the bare base. LoRA only.
+
+        Raises AdapterError before anything runs, also where there are more of them than the shelf has room for. Costs a
+        fraction of `active`, which walks through the model: this is entered once per token.
+        """
+        distinct = {a.sha256: a for a in adapters if a is not None}
+        if len(distinct) > self._capacity:
+            raise AdapterError(f"{len(distinct)} adapters in one batch, and {self._capacity} can be attached")
+        if not distinct:
+            yield
+            return
+        for sha256, adapter in distinct.items():
+            self._attach(adapter)
+            home = self._homes[sha256] = self._homes.pop(sha256)
+            if home.kind != "LORA":
+                raise AdapterError(f"{adapter.path}: is a {home.kind} adapter, which cannot share a pass with others")
+        self._drop_oldest()
+        self._bring(home)
+        with home.by_row([None if a is None else _name(a.sha256) for a in adapters]):
+            yield
+
     def _bring(self, wrapper: Wrapper) -> None:
         """Make `wrapper` the one that is in place."""
         if wrapper is self._current:
@@ -68,6 +123,20 @@ class AdapterShelf:
             self._current.take_out()
         wrapper.put_in()
         self._current = wrapper
+
+    @contextmanager
+    def gated(self, stack: Adapter) -> Iterator[Gates]:
+        """Inside, the base computes with `stack`, each row of a batch with its own factors on the stack's rank."""
+        with self.active(stack):
+            name = _name(stack.sha256)
+            gates = Gates()
+            layers = [layer.lora_A[name] for layer in self.peft.modules() if name in getattr(layer, "lora_A", ())]
+            hooks = [layer.register_forward_hook(gates) for layer in layers]
+            try:
+                yield gates
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def _attach(self, adapter: Adapter) -> None:
         """Check and load, unless it is attached. A failure leaves the base and the other adapters as they were."""

@@ -22,9 +22,10 @@ import torch
 from transformers import GenerationConfig
 
 from hybrid.backends import prefix, rendering
-from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
+from hybrid.backends.base import Adapter, Completion, Mixture, ModelInfo, Request, Sampling
 from hybrid.backends.decode import PrefixKeys, SharedRows, UnsupportedModelError, decode, read_prefix
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.proxy_models import ProxyShelf, Steer
 from hybrid.backends.ranks import Ranked
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.svf.basis import bases_of
@@ -32,7 +33,7 @@ from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_ranks import target_ranks
 from hybrid.capability.types import Message
 from hybrid.config.schema import TransformersBackendConfig
-from hybrid.errors import BackendError
+from hybrid.errors import BackendError, PromptError
 
 _PADDING = 32
 """Padding of a row's own tokens that is not worth a batch of its own."""
@@ -68,7 +69,8 @@ class TransformersBackend:
     `tokens_out` counts the end token, since it was generated; the text does not hold it. `warnings` collects what a
     report should mention: a batch size that had to be lowered because the accelerator's memory ran out, a model with
     which shared beginnings cannot be used, and kept singular directions that were damaged. `share_prefixes=False` sends
-    every row through `generate`. `batch_rows` is the most rows in a batch at present.
+    every row through `generate`. `batch_rows` is the most rows in a batch at present. `load_small` loads the small model that
+    proxies need; nobody calls it before.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class TransformersBackend:
         *,
         share_prefixes: bool = True,
         prefixes: prefix.PrefixStore | None = None,
+        load_small: Callable[[], LoadedModel] | None = None,
     ) -> None:
         self._loaded = loaded
         self.batch_rows = config.batch_size
         self._shelf = AdapterShelf(loaded)
+        self._proxies = ProxyShelf(loaded, self._shelf, load_small)
         self._warnings: list[str] = []
         self._sharing: bool | None = None if share_prefixes else False  # None: the model was not checked yet
         self._prefixes = prefix.PrefixStore() if prefixes is None else prefixes
@@ -91,6 +95,20 @@ class TransformersBackend:
     def loaded(self) -> LoadedModel:
         """The base in memory, for trainers and probes that need it; it must not be changed in place."""
         return self._loaded
+
+    def small(self) -> LoadedModel | None:
+        """The small model of proxies, loaded and compared with the base; None where none is configured. Raises BackendError."""
+        return self._proxies.small()
+
+    @property
+    def shelf(self) -> AdapterShelf:
+        """The adapters on the base, for who computes passes of its own (see `live`)."""
+        return self._shelf
+
+    @property
+    def prefixes(self) -> prefix.PrefixStore:
+        """The beginnings of prompts that are kept."""
+        return self._prefixes
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -104,6 +122,11 @@ class TransformersBackend:
     def count_tokens(self, text: str) -> int:
         """Number of the model's tokens in `text`, without special tokens."""
         return rendering.count_tokens(self._loaded.tokenizer, text)
+
+    def positions(self) -> int | None:
+        """Most tokens of prompt and answer together; None where the model sets no limit."""
+        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
 
     def target_ranks(self, pairs: Sequence[tuple[str | tuple[Message, ...], str]]) -> list[Ranked]:
         """Ranks of every target's tokens under the bare base; see `Ranks`."""
@@ -127,6 +150,10 @@ class TransformersBackend:
         Batches are cut from the whole call, so that a row has the same neighbours and padding whoever computes it.
         Raises as `generate` does, in every part alike where the request or the adapter is at fault.
         """
+        if adapter is not None and self._proxies.steers(adapter):
+            return self._steered_part(
+                self._encode(requests, sampling, self._proxies.positions(adapter)), sampling, adapter, part, parts
+            )
         shared, alone = self._share(self._encode(requests, sampling))
         # Longest first: padding is small, and a batch that does not fit into memory shows at once, not after an hour.
         alone.sort(key=lambda row: (-len(row.ids), row.place))
@@ -141,6 +168,34 @@ class TransformersBackend:
                 else:
                     self._all(rows, lambda batch: self._answers(batch, sampling), done)
             self._prefixes.trim()
+        return done
+
+    def generate_mixed(
+        self, requests: Sequence[Request], sampling: Sampling, mixtures: Sequence[Mixture]
+    ) -> list[Completion]:
+        """See `MixingBackend`. Prompts are computed in full: what rows begin with differs with their mixture."""
+        if len({mixture.stack.sha256 for mixture in mixtures}) != 1 or len(mixtures) != len(requests):
+            raise ValueError("mixtures of one stack, one for each request")
+        rows = sorted(self._encode(requests, sampling), key=lambda row: (-len(row.ids), row.place))
+        done: dict[int, Completion] = {}
+        with self._shelf.gated(mixtures[0].stack) as gates, torch.inference_mode():
+
+            def answers(batch: Sequence[_Row]) -> list[list[int]]:
+                gates.set([mixtures[row.place].gates for row in batch])
+                return self._answers(batch, sampling)
+
+            self._all(rows, answers, done)
+        return [done[place] for place in range(len(requests))]
+
+    def _steered_part(
+        self, rows: list[_Row], sampling: Sampling, adapter: Adapter, part: int, parts: int
+    ) -> dict[int, Completion]:
+        """`generate_part` under a proxy. Beginnings are not shared: those of the small model would have to be held too."""
+        rows.sort(key=lambda row: (-len(row.ids), row.place))
+        done: dict[int, Completion] = {}
+        with self._proxies.active(adapter) as steer, torch.inference_mode():
+            for batch in self._batches(rows)[part::parts]:
+                self._all(batch, lambda some: self._answers(some, sampling, steer), done)
         return done
 
     def _batches(self, rows: Sequence[_Row]) -> list[Sequence[_Row]]:
@@ -169,18 +224,22 @@ class TransformersBackend:
     def _share(self, rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
         """Rows with a shared beginning, neighbours where it is the same one, and the other rows."""
         groups = [] if self._sharing is False else prefix.find_groups([row.ids for row in rows])
-        if groups and self._sharing is None:
+        if groups and not self.can_share():
+            groups = []
+        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
+        taken = {row.place for row in shared}
+        return shared, [row for row in rows if row.place not in taken]
+
+    def can_share(self) -> bool:
+        """Whether the decoder of `decode` may be used with this model; the first call tries it against the model itself."""
+        if self._sharing is None:
             with torch.inference_mode():
                 reason, tokens = prefix.check(self._loaded.model)
             self.prefix_use.checked += tokens
             self._sharing = True
             if reason is not None:
                 self._stop_sharing(reason)
-        if not self._sharing:
-            groups = []
-        shared = [replace(rows[i], shared=group.length) for group in groups for i in group.members]
-        taken = {row.place for row in shared}
-        return shared, [row for row in rows if row.place not in taken]
+        return self._sharing
 
     def _stop_sharing(self, reason: str) -> None:
         """For the rest of this backend's life every prompt is computed in full."""
@@ -191,18 +250,18 @@ class TransformersBackend:
             f"and answers the same; {reason}"
         )
 
-    def _encode(self, requests: Sequence[Request], sampling: Sampling) -> list[_Row]:
+    def _encode(self, requests: Sequence[Request], sampling: Sampling, most: int | None = None) -> list[_Row]:
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
         texts = [rendering.render(tokenizer, request.prompt, chat) for request in requests]
         ids = rendering.encode(tokenizer, texts, chat)
-        limit = getattr(self._loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = min((n for n in (self.positions(), most) if n is not None), default=None)
         for place, tokens in enumerate(ids):
             if not tokens:
-                raise BackendError(
+                raise PromptError(
                     f"request {place + 1} of {len(ids)}: the prompt holds no token; give a non-empty prompt"
                 )
             if limit is not None and len(tokens) + sampling.max_new_tokens > limit:
-                raise BackendError(
+                raise PromptError(
                     f"request {place + 1} of {len(ids)}: {len(tokens)} prompt tokens plus max_new_tokens "
                     f"{sampling.max_new_tokens} exceed the model's limit of {limit} positions; shorten the skill "
                     "or the prompt, or lower decoding.max_new_tokens"
@@ -232,10 +291,10 @@ class TransformersBackend:
             torch.cuda.empty_cache()
         return None
 
-    def _answers(self, batch: Sequence[_Row], sampling: Sampling) -> list[list[int]]:
+    def _answers(self, batch: Sequence[_Row], sampling: Sampling, steer: Steer | None = None) -> list[list[int]]:
         """New token ids of every row, from the whole prompts."""
         width = max(len(row.ids) for row in batch)
-        answers: list[list[int]] = self._run(batch, width, sampling)[:, width:].tolist()
+        answers: list[list[int]] = self._run(batch, width, sampling, steer)[:, width:].tolist()
         return answers
 
     def _shared_answers(self, batch: Sequence[_Row], sampling: Sampling, adapter: str) -> list[list[int]]:
@@ -272,17 +331,17 @@ class TransformersBackend:
         stop_ids = self._loaded.stop_ids
         return decode(model, rows, max_new_tokens=sampling.max_new_tokens, stop_ids=stop_ids, choose=choose)
 
-    def _run(self, batch: Sequence[_Row], width: int, sampling: Sampling) -> torch.Tensor:
-        """Prompt and generated ids (rows, width + generated); shorter rows are padded on both sides."""
+    def _run(self, batch: Sequence[_Row], width: int, sampling: Sampling, steer: Steer | None) -> torch.Tensor:
+        """Prompt and generated ids (rows, width + generated); shorter rows are padded on both sides. `steer` is a proxy's."""
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         pad = tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(row.ids)) + list(row.ids) for row in batch])
         mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch])
-        processors: list[Any] = []
+        device = self._loaded.info.device
+        processors: list[Any] = [] if steer is None else [steer(mask.to(device))]
         if sampling.temperature > 0:
             seeds = [row.seed for row in batch]
             processors.append(SeededChoice(seeds, width, sampling.temperature, sampling.top_p))
-        device = self._loaded.info.device
         result: torch.Tensor = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),

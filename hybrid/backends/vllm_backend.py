@@ -22,6 +22,7 @@ from hybrid.backends import rendering
 from hybrid.backends.adapters import kind_of
 from hybrid.backends.base import Adapter, Completion, ModelInfo, Request, Sampling
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.proxy_folder import is_proxy
 from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.vllm_engines import Answer, Engine
 from hybrid.config.schema import VllmBackendConfig
@@ -52,6 +53,10 @@ class VllmBackend:
         """One completion per request, in the order asked. Errors: see `Backend`."""
         if not requests:
             return []
+        if adapter is not None and is_proxy(adapter):
+            raise AdapterError(
+                f"{adapter.path}: vLLM has no place for a second model beside the first; use transformers"
+            )
         tokenizer, chat = self._loaded.tokenizer, self._loaded.chat
         rows = rendering.encode(tokenizer, [rendering.render(tokenizer, r.prompt, chat) for r in requests], chat)
         self._check(rows, sampling)

@@ -11,6 +11,8 @@ the base's module tree; base layers are shared and never copied. Does not: check
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ class Wrapper:
         self._layers: dict[str, Any] = {}
         self.peft: Any = None
         self.names: list[str] = []
+        self._rows: list[str] | None = None
+        self._hooked: set[int] = set()
         if kind == "SVF":
             from hybrid.backends.svf.tuner import register
 
@@ -59,6 +63,33 @@ class Wrapper:
             self.peft.base_model.enable_adapter_layers()
             self.peft.set_adapter(name, inference_mode=True)
 
+    @contextmanager
+    def by_row(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Inside, row i of every pass computes with the LoRA `names[i]`, or as the bare base; off before and after.
+
+        PEFT tells each layer whose row is whose and walks through the model for it; here a hook on each layer does, and the
+        layers are switched by their flag, so that this may be entered once per token.
+        """
+        layers = list(self._layers.values())
+        for layer in layers:
+            if id(layer) not in self._hooked:
+                layer.register_forward_pre_hook(self._tell, with_kwargs=True)
+                self._hooked.add(id(layer))
+        try:
+            for layer in layers:
+                layer._disable_adapters = False
+            self._rows = ["__base__" if name is None else name for name in names]
+            yield
+        finally:
+            self._rows = None
+            for layer in layers:
+                layer._disable_adapters = True
+
+    def _tell(
+        self, _layer: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return None if self._rows is None else (arguments, {**named, "adapter_names": self._rows})
+
     def drop(self, name: str) -> None:
         """Take an adapter off, loaded or half loaded; with the last one the base is as it was."""
         if name in self.names:
@@ -68,7 +99,7 @@ class Wrapper:
                 _unwrap(self._model)  # a first injection failed half-way, before PEFT returned a handle to undo it
             else:
                 self.peft.unload()
-            self.peft, self._layers = None, {}
+            self.peft, self._layers, self._hooked = None, {}, set()
         elif name in self.peft.peft_config:
             self.switch(self.names[-1])
             self.peft.delete_adapter(name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hybrid.config.proxy import SAME
 from hybrid.config.suggest import nearest, quoted
 from hybrid.config.yaml_strict import KeyPath
 
@@ -42,6 +43,10 @@ def references(data: Any) -> Iterator[Reference]:
         yield from _one(model, ("model", "path"), "hub", "model folder")
     if backend.get("type") == "scripted":
         yield from _one(backend, ("backend", "script"), "file", "script")
+    proxy = _section(_section(data, "weights"), "proxy")
+    if proxy.get("small") != SAME:
+        yield from _one(proxy, ("weights", "proxy", "small"), "hub", "small model")
+    yield from _one(proxy, ("weights", "proxy", "adapter"), "folder", "adapter")
     proposer = _section(_section(data, "skill"), "proposer")
     yield from _one(proposer, ("skill", "proposer", "vocabulary"), "file", "vocabulary")
     if proposer.get("type") == "replay":
@@ -86,10 +91,8 @@ def missing(reference: Reference, root: Path) -> tuple[str, str] | None:
         if target.exists():
             if reference.want != "folder":
                 return None
-            return (
-                f"{quoted(text)} is a file, expected a folder",
-                "name the folder that holds train.jsonl, search.jsonl, ...",
-            )
+            holds = "train.jsonl, search.jsonl, ..." if reference.what == "data" else "its files"
+            return f"{quoted(text)} is a file, expected a folder", f"name the folder that holds {holds}"
     except (OSError, ValueError) as error:  # ValueError: a NUL byte; OSError: too long, or no right to look
         return f"{quoted(text)} cannot be looked up ({_reason(error)})", "correct the path"
     message = f"there is no {reference.what} at {quoted(text)}"

@@ -33,6 +33,8 @@ from hybrid.config.graders import PythonGrader as PythonGrader
 from hybrid.config.graders import RegexGrader as RegexGrader
 from hybrid.config.memory import MemoryConfig as MemoryConfig
 from hybrid.config.probe import ProbeConfig as ProbeConfig
+from hybrid.config.proxy import SAME
+from hybrid.config.proxy import ProxyConfig as ProxyConfig
 from hybrid.config.quantization import QuantizationConfig as QuantizationConfig
 from hybrid.config.rewards import RewardConfig as RewardConfig
 from hybrid.config.router import RouterConfig as RouterConfig
@@ -259,6 +261,9 @@ class Config(Section):
             )
         if self.backend.type == "vllm" and "svf" in {c.method or self.weights.method for c in self.capabilities}:
             raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
+        steered = self.steers and self.weights.proxy.apply == "logits"
+        if self.backend.type == "vllm" and steered:
+            raise ValueError("weights.method: vLLM has no place for a second model beside the first; use transformers")
         if self.backend.type == "openai":
             self._fits_an_endpoint()
         unknown = sorted(set(self.router.force) - set(names))
@@ -327,6 +332,20 @@ class Config(Section):
         if method == self.weights.method:
             return self.weights
         return WeightsConfig.model_validate({**dict(self.weights), "method": method, "warm_start": None})
+
+    @property
+    def steers(self) -> bool:
+        """Whether any capability is carried by a proxy."""
+        return any(self.method_of(c.name) == "proxy" for c in self.capabilities)
+
+    @property
+    def small(self) -> ModelConfig | None:
+        """The small model of proxy-tuning, read and computed as the base is; None where there is none, or it is the base."""
+        proxy = self.weights.proxy
+        if not self.steers or proxy.small == SAME:
+            return None
+        own = {"path": proxy.small, "revision": proxy.revision, "quantization": None, "gguf_file": None}
+        return self.model.model_copy(update=own)
 
     @property
     def trains(self) -> bool:

@@ -10,6 +10,7 @@ from hybrid.config.generality import GeneralityConfig, UnknownFacts
 from hybrid.config.memory import MemoryConfig
 from hybrid.config.merge import MergeConfig
 from hybrid.config.monitors import MonitorsConfig
+from hybrid.config.proxy import ProxyConfig
 from hybrid.config.rewards import RewardConfig
 from hybrid.config.rules import KeyRuleError, multiples_near
 from hybrid.config.schedule import ScheduleConfig
@@ -18,7 +19,9 @@ from hybrid.config.svf import SvfConfig
 from hybrid.config.swarm import SwarmConfig
 from hybrid.config.tree import TreeConfig
 
-MethodName = Literal["grpo", "sft", "distill", "tree", "svf", "swarm"]
+TrainerName = Literal["grpo", "sft", "distill", "tree"]
+"""How gradients are made."""
+MethodName = Literal["grpo", "sft", "distill", "tree", "svf", "swarm", "proxy"]
 """How an adapter comes about."""
 
 
@@ -102,14 +105,16 @@ class WeightsConfig(Section):
     """The weight substrate."""
 
     method: MethodName = "grpo"
-    """`tree` searches completions, `svf` trains singular values, `swarm` trains nothing and mixes finished adapters: see their
-    sections. `distill` also builds the text arm, and teaches the adapter of the `weights` arm with its document."""
+    """`tree` searches completions, `svf` trains singular values, `swarm` trains nothing and mixes finished adapters, `proxy`
+    tunes a small model that steers the base while it decodes: see their sections. `distill` also builds the text arm, and
+    teaches the adapter of the `weights` arm with its document."""
     lora: LoraConfig = LoraConfig()
     rewards: RewardConfig = RewardConfig()
     grpo: GrpoConfig = GrpoConfig()
     sft: SftConfig = SftConfig()
     distill: DistillConfig = DistillConfig()
     tree: TreeConfig = TreeConfig()
+    proxy: ProxyConfig = ProxyConfig()
     svf: SvfConfig = SvfConfig()
     swarm: SwarmConfig = SwarmConfig()
     warm_start: WarmStartConfig | None = None
@@ -166,7 +171,7 @@ class WeightsConfig(Section):
 
     @model_validator(mode="after")
     def _shared_is_trained_in_one_go(self) -> WeightsConfig:
-        if self.schedule.tasks == "shared" and self.trainer not in ("grpo", "sft"):
+        if self.schedule.tasks == "shared" and (self.trainer not in ("grpo", "sft") or self.method == "proxy"):
             raise ValueError(f"schedule.tasks: shared needs method grpo, sft or svf, not {self.method}")
         if self.schedule.tasks == "shared" and self.warm_start is not None:
             raise ValueError(
@@ -193,17 +198,24 @@ class WeightsConfig(Section):
         return self
 
     @property
+    def job_method(self) -> MethodName:
+        """The method of a training job: that of the small model where a proxy is made."""
+        return self.proxy.train if self.method == "proxy" else self.method
+
+    @property
     def title(self) -> str:
         """The method in words, for a report."""
+        if self.method == "proxy":
+            return f"proxy, {self.proxy.small} tuned by {self.proxy.train}"
         uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
         if self.method == "svf":
             return f"svf by {self.svf.train}"
         return uses[self.tree.use] if self.method == "tree" else self.method
 
     @property
-    def trainer(self) -> MethodName:
-        """How gradients are made."""
-        return trainer_of(self.method, self.svf)
+    def trainer(self) -> TrainerName | None:
+        """How gradients are made; None where nothing is trained."""
+        return trainer_of(self.method, self)
 
     @property
     def reinforces(self) -> bool:
@@ -217,18 +229,22 @@ class WeightsConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of one training, without a warm start's; none where adapters are mixed."""
-        if self.method == "swarm":
+        """Optimiser steps of one training, without a warm start's; none where adapters are mixed or given."""
+        if self.method == "swarm" or (self.method == "proxy" and self.proxy.adapter is not None):
             return 0
         return self.grpo.steps if self.reinforces else self.supervised.steps
 
 
-def trainer_of(method: MethodName, svf: SvfConfig) -> MethodName:
-    """How a training by `method` makes gradients."""
-    return svf.train if method == "svf" else method
+def trainer_of(method: MethodName, weights: WeightsConfig) -> TrainerName | None:
+    """How a training by `method` makes gradients; None for one that trains nothing."""
+    if method == "swarm":
+        return None
+    if method == "proxy":
+        return weights.proxy.train
+    return weights.svf.train if method == "svf" else method
 
 
 def reinforces(method: MethodName, weights: WeightsConfig) -> bool:
     """Whether a training by `method` generates completions in every step and learns from their rewards."""
-    trainer = trainer_of(method, weights.svf)
+    trainer = trainer_of(method, weights)
     return trainer == "grpo" or (trainer == "tree" and weights.tree.use == "advantages")

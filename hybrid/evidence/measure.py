@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hybrid.backends.base import Backend, Completion, Request
+from hybrid.backends.base import Backend, Completion, MixingBackend, Mixture, Request
 from hybrid.capability.graders.base import UNJUDGED, Unjudged
 from hybrid.capability.types import Capability, Example, Score, Split
 from hybrid.errors import BudgetExhausted, RunFolderError
@@ -135,8 +135,8 @@ class Meter:
         """Generate what is owed, chunk by chunk; every chunk is durable before the next one starts."""
         groups: dict[tuple[str, str], list[_Owed]] = {}
         for row in owed:
-            adapter = row.candidate.adapter.sha256 if row.candidate.adapter else ""
-            groups.setdefault((row.candidate.sampling.model_dump_json(), adapter), []).append(row)
+            together = self._together(row.candidate)
+            groups.setdefault((row.candidate.sampling.model_dump_json(), together), []).append(row)
         done = 0
         for rows in groups.values():
             for start in range(0, len(rows), self.chunk):
@@ -152,6 +152,20 @@ class Meter:
                         "Raise budget.calls and give the same command to go on"
                     )
 
+    def _together(self, candidate: Candidate) -> str:
+        """Candidates of one decoding share batches where this is the same."""
+        if self._mixed(candidate):
+            assert isinstance(candidate.adapter, Mixture)
+            return f"mixed {candidate.adapter.stack.sha256}"
+        return candidate.adapter.sha256 if candidate.adapter else ""
+
+    def _mixed(self, candidate: Candidate) -> bool:
+        """Whether mixtures of a stack are answered for in one batch. A text is read once per adapter, not once per row: that is
+        worth more."""
+        return (
+            isinstance(candidate.adapter, Mixture) and not candidate.skill and isinstance(self.backend, MixingBackend)
+        )
+
     def _check_seal(self, candidate: Candidate, capability: Capability, split: Split) -> None:
         if split not in SEALED:
             return
@@ -166,7 +180,11 @@ class Meter:
         composed = [compose(p, r.candidate.skill, self.separator) for p, r in zip(prompts, rows, strict=True)]
         requests = [Request(p, r.seed) for p, r in zip(composed, rows, strict=True)]
         first = rows[0].candidate
-        completions = self.backend.generate(requests, first.sampling, first.adapter)
+        if isinstance(self.backend, MixingBackend) and self._mixed(first):
+            mixtures = [r.candidate.adapter for r in rows if isinstance(r.candidate.adapter, Mixture)]
+            completions = self.backend.generate_mixed(requests, first.sampling, mixtures)
+        else:
+            completions = self.backend.generate(requests, first.sampling, first.adapter)
         by_candidate: dict[str, list[tuple[_Owed, Completion]]] = {}
         for row, completion in zip(rows, completions, strict=True):
             by_candidate.setdefault(row.candidate.key, []).append((row, completion))

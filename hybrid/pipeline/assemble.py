@@ -19,7 +19,7 @@ from hybrid.evidence.gate import ship_gate
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stats import holm, mean_interval
 from hybrid.evidence.types import Measurement, Verdict
-from hybrid.pipeline import assemble_generality, assemble_lifecycle
+from hybrid.pipeline import assemble_generality, assemble_lifecycle, assemble_proxy
 from hybrid.pipeline.attribution import Worth
 from hybrid.pipeline.calibrated import calibration_of
 from hybrid.pipeline.judges import judge_cost, tell_unjudged
@@ -159,6 +159,7 @@ def _capability(session: Session, outcome: Outcome, adjusted: Mapping[str, float
         seed_skill_text=outcome.texts.get("seed") or None,
         training=_training(session, outcome, arm),
         generality=assemble_generality.assembled(outcome, arm),
+        proxy=assemble_proxy.assembled(session, outcome, arm),
         flips=_flips(outcome, arm),
         history=assemble_lifecycle.history_of(session, outcome, _run_id(session)),
         ledger=_totals(session, name, None),

@@ -117,4 +117,5 @@ def _train(loaded: LoadedConfig, by_name: Mapping[str, Capability], out: Path, o
 
 
 def _build(loaded: LoadedConfig, folder: Path) -> Backend:
-    return build_backend(loaded.config.model, loaded.config.backend, loaded.resolve, cache_folder(folder))
+    config = loaded.config
+    return build_backend(config.model, config.backend, loaded.resolve, cache_folder(folder), config.small)

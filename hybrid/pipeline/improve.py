@@ -24,6 +24,7 @@ from hybrid.pipeline.known import Rows, known_rows
 from hybrid.pipeline.known import describe as told_facts
 from hybrid.pipeline.lessons import Lessons, lessons
 from hybrid.pipeline.plan_cost import DRAFT_ROWS
+from hybrid.pipeline.proxy import Tried, ready, steer
 from hybrid.pipeline.session import Session
 from hybrid.pipeline.swarm import Composed, compose
 from hybrid.pipeline.training import Climbed, select_checkpoint, summary, train_adapter
@@ -61,6 +62,8 @@ class Improved:
     rungs: dict[ArmName, Climbed] = field(default_factory=dict)
     """Trainings that ended at a rung while evidence was bought; those of the arms that are built go on from there."""
     known: dict[ArmName, KnownFacts] = field(default_factory=dict)
+    proxies: dict[ArmName, Tried] = field(default_factory=dict)
+    """Strengths that were tried where a small model steers the base."""
     composed: dict[ArmName, Composed] = field(default_factory=dict)
     """Arms whose adapter was mixed from others, with what the search found."""
     selected_steps: dict[ArmName, int] = field(default_factory=dict)
@@ -263,12 +266,12 @@ class Improver:
             try:
                 taught = self._lessons(into, rows) if session.method(capability.name) == "distill" else None
                 after = into.rungs.get(arm) if name == arm else None
-                result = train_adapter(session, capability, skill, name, taught, rows, after=after)
+                result = ready(session) if session.method(capability.name) == "proxy" else None
+                result = result or train_adapter(session, capability, skill, name, taught, rows, after=after)
             except TrainingError as error:
                 note["summary"] = f"stopped: {error}"
                 self._stopped(into, arm, error)
                 return None
-            into.trainings[arm] = result
             for warning in result.warnings:
                 session.warn(f"{capability.name}: {name}: {warning}")
             into.notes += [f"{name}: alarm {a.monitor} ({a.action}): {a.message}" for a in result.alarms]
@@ -276,7 +279,12 @@ class Improver:
                 f"{name}: {note}"
                 for note in search_notes(session.loaded.config.weights_of(capability.name), result.history)
             ]
-            chosen = select_checkpoint(session, capability, name, result, skill, start)
+            if session.method(capability.name) == "proxy":
+                result, chosen, into.proxies[arm] = steer(session, capability, name, result, skill, start)
+                into.notes.append(f"{name}: {into.proxies[arm].summary}")
+            else:
+                chosen = select_checkpoint(session, capability, name, result, skill, start)
+            into.trainings[arm] = result
             into.watched[arm] = watch(session, capability, skill, result, self.search("") if skill else start)
             note["summary"] = summary(result, chosen, start)
         if chosen is None:

@@ -23,7 +23,7 @@ from hybrid.errors import BackendError
 from hybrid.evidence.power import examples_needed, minimum_detectable_effect, power
 from hybrid.pipeline import plan_cost as cost
 from hybrid.pipeline.plan_cost import Calls, Estimate, Sizes, Work
-from hybrid.pipeline.plan_memory import MemoryPlan, estimate_memory, nothing_here
+from hybrid.pipeline.plan_memory import MemoryPlan, estimate_memory, nothing_here, with_small
 from hybrid.pipeline.plan_text import render
 from hybrid.pipeline.plan_types import CapabilityPlan, Detectable, EvidencePlan, Plan, StagePlan
 from hybrid.pipeline.prepare import load_capabilities
@@ -58,7 +58,7 @@ def plan_capabilities(
     calls, tokens = _sum([s.calls for s in stages]), _sum([s.tokens for s in stages])
     longest = max((counter.longest(c) for c in capabilities), default=0)
     answer = max((c.decoding.max_new_tokens for c in config.capabilities), default=0)
-    memory = estimate_memory(config, _model_folder(loaded), longest, answer) if config.trains else nothing_here()
+    memory = _memory(loaded, longest, answer) if config.trains else nothing_here()
     return Plan(
         name=config.name,
         model=config.model.path,
@@ -71,6 +71,17 @@ def plan_capabilities(
         memory=memory,
         warnings=(*_warnings(config, rows, calls, tokens), *_too_large(config, memory)),
     )
+
+
+def _memory(loaded: LoadedConfig, longest: int, answer: int) -> MemoryPlan:
+    """Of the base, and of the small model that steers it."""
+    config, small = loaded.config, loaded.config.small
+    base = estimate_memory(config, _model_folder(loaded, config.model.path), longest, answer)
+    if small is None:
+        return base
+    other = config.model_copy(update={"model": small})
+    trained = any(config.method_of(c.name) not in ("proxy", "swarm") for c in config.capabilities)
+    return with_small(base, estimate_memory(other, _model_folder(loaded, small.path), longest, answer), trained)
 
 
 def evidence(confirm: int, family: int, policy: ShipGateConfig) -> EvidencePlan:
@@ -250,8 +261,7 @@ def _weights_calls(config: Config, sizes: Sizes, together: Estimate) -> tuple[Ca
     return cost.most_of(alone, rows, together)
 
 
-def _model_folder(loaded: LoadedConfig) -> Path | None:
-    path = loaded.config.model.path
+def _model_folder(loaded: LoadedConfig, path: str) -> Path | None:
     if path == REFERENCE:
         try:
             return reference_folder()

@@ -237,6 +237,8 @@ def training_completions(weights: WeightsConfig, sharing: int = 1, train: int = 
     """Completions that one training generates, on `train` rows; none for supervised fine-tuning. `sharing`: see
     `training_steps`. Leaves of a tree count one by one, although they share what they begin with."""
     grpo = weights.grpo
+    if weights.steps == 0:
+        return 0
     if weights.method == "tree" and not weights.reinforces:
         return train * grpo.generations
     each = grpo.prompts_per_step * grpo.generations if weights.reinforces else 0
@@ -273,7 +275,8 @@ def buy_calls(config: Config, sizes: Sizes, name: str) -> tuple[Calls, ...]:
     every look at them, at the text and at the base. Nothing where it never buys (see `hybrid.pipeline.buying`)."""
     router, steps = config.router, rungs(config)
     bought = router.buy_below > 0 and not router.counterfactual and name not in router.force and bool(steps)
-    if not bought or config.weights_of(name).trainer != "grpo" or config.weights.schedule.tasks == "shared":
+    shared = config.weights.schedule.tasks == "shared"
+    if not bought or config.weights_of(name).trainer != "grpo" or shared:
         return ()
     if sizes.search < router.buy.examples:
         return ()
@@ -304,6 +307,9 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
     if config.weights.method == "swarm":
         return swarm_calls(config, sizes)
     checkpoints = ceil(config.weights.steps / config.weights.checkpoint_every) + (config.weights.warm_start is not None)
+    steered = config.weights.method == "proxy"
+    checkpoints = max(checkpoints, 1) if steered else checkpoints  # an adapter that is given is one
+    strengths = (len(config.weights.proxy.alphas) - 1) * sizes.search if steered else 0
     taught = sizes.train * config.weights.distill.samples if config.weights.method == "distill" else 0
     selection, made = checkpoints * sizes.search, training_completions(config.weights, train=sizes.train)
     ordering = sizes.train * config.probe.samples if config.weights.schedule.stages != "none" else 0
@@ -317,6 +323,11 @@ def weights_calls(config: Config, sizes: Sizes) -> tuple[Calls, ...]:
         Calls(what="teacher's answers", typical=taught, upper=taught + again, reads_text=True),
         Calls(what="training completions", typical=made, upper=made * tries, reads_text=True),
         Calls(what="checkpoints on search", typical=selection, upper=selection * tries, reads_text=True),
+        *(
+            [Calls(what="strengths on search", typical=strengths, upper=strengths * tries, reads_text=True)]
+            if steered
+            else []
+        ),
         Calls(
             what="checkpoints on watched variants",
             typical=checkpoints * watched,

@@ -85,6 +85,36 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
     )
 
 
+def with_small(base: MemoryPlan, small: MemoryPlan, base_is_trained: bool) -> MemoryPlan:
+    """The plan of a base that a small model steers, from the plans of both alone: while the base answers, the small model does
+    for twice the rows; while the small one is trained, the base stays in memory."""
+    if None in (
+        base.weights_mib,
+        base.generate_mib,
+        base.train_mib,
+        small.weights_mib,
+        small.generate_mib,
+        small.train_mib,
+    ):
+        return base if base.weights_mib is None else _unknown(f"of the small model: {small.note}")
+    assert base.weights_mib is not None and base.generate_mib is not None and base.train_mib is not None
+    assert small.weights_mib is not None and small.generate_mib is not None and small.train_mib is not None
+    train = base.weights_mib + small.train_mib
+    names = {
+        "the base that answers": "the small model that answers",
+        "the base that is trained": "the small model in training",
+    }
+    parts = {names.get(name, name): size for name, size in small.parts_mib.items()}
+    return base.model_copy(
+        update={
+            "generate_mib": base.generate_mib + 2 * small.generate_mib - small.weights_mib,
+            "train_mib": max(train, base.train_mib) if base_is_trained else train,
+            "parts_mib": base.parts_mib if base_is_trained else {"the base": base.weights_mib, **parts},
+            "note": f"with the small model, {small.parameters or 0:,} parameters; {base.note}",
+        }
+    )
+
+
 def _training(
     config: Config, chosen: WeightsConfig, a: Architecture, weights: int, tokens: tuple[int, int]
 ) -> tuple[Predicted, int]:

@@ -140,7 +140,8 @@ def _measured(
     on_event: OnEvent,
 ) -> Review:
     config = source.loaded.config
-    backend = build_backend(config.model, config.backend, source.loaded.resolve, cache_folder(source.path))
+    cache = cache_folder(source.path)
+    backend = build_backend(config.model, config.backend, source.loaded.resolve, cache, config.small)
     info = backend.info()
     if info.fingerprint != source.report.model.fingerprint:
         raise RunFolderError(

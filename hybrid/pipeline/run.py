@@ -43,6 +43,7 @@ from hybrid.pipeline.previous import (
     retires,
 )
 from hybrid.pipeline.probing import probe_context_of, tell_kind
+from hybrid.pipeline.serving import leave_facts
 from hybrid.pipeline.session import OnEvent, Session, identity_fields, open_session
 from hybrid.pipeline.sharded import ShardedBackend
 from hybrid.pipeline.shared import Asked, Shared, share
@@ -148,6 +149,7 @@ def _lead(
     folder.events.append("attempt.started", device=info.device, processes=workers.world_size())
     session = open_session(loaded, folder, capabilities, backend, on_event)
     session.parent, session.strict, session.lineage = parent, how.strict, lineage
+    session.steering = fields.get("proxy", {})
     head = {"name": config.name, "device": info.device, "model": info.path, "out": str(folder.path)}
     on_event("run.started", {**head, "resumed": resumed, "reused_calls": session.ledger.total().calls})
     if info.device == "cpu" and config.model.device == "auto":
@@ -253,7 +255,9 @@ def _improve(session: Session, outcomes: Sequence[Outcome]) -> tuple[Shared, ...
             improver.improve(arms, fallback, outcome.improved)
             offer_previous(session, outcome.capability, outcome.improved, outcome.previous)
             offer_carried(session, outcome.capability, outcome.route, outcome.improved)
-            if (own := outcome.improved.built.get("weights")) is not None and own.adapter is not None:
+            own = outcome.improved.built.get("weights")
+            steered = session.method(outcome.capability.name) == "proxy" and config.weights.proxy.apply == "logits"
+            if own is not None and own.adapter is not None and not steered:  # a small model's adapter is none to mix
                 session.adapters[outcome.capability.name] = own.adapter
             faultpoint("stage.improve")
         else:
@@ -402,6 +406,7 @@ def _report(
     told = schedule_of(shared), merger_of(settled, session.loaded.config.seed)
     report = assemble(session, outcomes, _created(session), _wall_seconds(session), *told)
     write_text(path, report.to_json())
+    leave_facts(session)
     write_report(session.folder.path, session.loaded.config.report.formats)
     return path
 

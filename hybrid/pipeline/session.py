@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid import __version__
+from hybrid.backends.adapters import inspect_adapter
 from hybrid.backends.base import Adapter, Backend, Sampling
 from hybrid.backends.chat import ChatModel
 from hybrid.capability.types import Capability
@@ -25,6 +26,7 @@ from hybrid.evidence.measure import Meter
 from hybrid.evidence.rollouts import RolloutStore
 from hybrid.evidence.types import Candidate
 from hybrid.pipeline.lineage import Before, Lineage
+from hybrid.pipeline.proxy_identity import steering
 from hybrid.store.folder import RunFolder
 from hybrid.weights.base import Method
 
@@ -91,6 +93,8 @@ class Session:
     """The run that this one was forked from, as `run.json` records it."""
     strict: bool = False
     """Whether a checkpoint that was skipped is an error."""
+    steering: dict[str, str] = field(default_factory=dict)
+    """The small model and the ready adapter of proxy-tuning, as the run's identity has them."""
     adapters: dict[str, Adapter] = field(default_factory=dict)
     """The adapter without a text that each capability's `weights` arm ended with, before any gate: experts for a mixture."""
     lineage: Lineage | None = None
@@ -166,11 +170,15 @@ def peak_memory_mb() -> int:
 
 def named_files(loaded: LoadedConfig) -> dict[str, str]:
     """sha256 (hex) by path, as written, of the files that steer a run without being data: vocabularies, oracles, the
-    module of a classifier of formats."""
+    module of a classifier of formats, adapters to mix. Raises AdapterError for a folder that is no adapter."""
     config = loaded.config
     replay = getattr(config.skill.proposer, "path", None)
     named = {config.skill.vocabulary, replay, *(p for c in config.capabilities for p in (c.vocabulary, c.oracle))}
     found = {p: hashlib.sha256(loaded.resolve(p).read_bytes()).hexdigest() for p in sorted(n for n in named if n)}
+    names = {c.name for c in config.capabilities}
+    if any(config.method_of(name) == "swarm" for name in names):
+        folders = sorted(p for p in config.weights.swarm.experts if p not in names)
+        found |= {p: inspect_adapter(loaded.resolve(p)).sha256 for p in folders}
     monitors = config.weights.monitors
     told = classifier_fingerprint(monitors)
     if monitors.classifier is not None and told is not None:
@@ -187,6 +195,7 @@ def identity_fields(loaded: LoadedConfig, capabilities: tuple[Capability, ...], 
         "files": named_files(loaded),
         "code": __version__,
         "model": {"fingerprint": info.fingerprint, "dtype": info.dtype, "device": info.device},
+        **({"proxy": steered} if (steered := steering(loaded, backend)) else {}),
     }
 
 

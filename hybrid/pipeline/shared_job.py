@@ -70,7 +70,7 @@ def make_shared_job(
         max_new_tokens=max(longest[capability.name] for capability, _ in members),
         seed=config.seed,
         out=run_folder / "checkpoints" / FOLDER / order["name"],
-        method=config.weights.method,
+        method=config.weights.job_method,
         tasks=tasks,
         stage_steps=tuple(order["stage_steps"]),
         start=inspect_adapter(run_folder / order["start"]) if order["start"] is not None else None,

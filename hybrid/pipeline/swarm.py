@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.backends.adapters import check_adapter, inspect_adapter
-from hybrid.backends.base import Adapter
+from hybrid.backends.base import Adapter, MixingBackend, Mixture
 from hybrid.capability.types import Capability, Example, Split
 from hybrid.errors import AdapterError
 from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Interval, Measurement
 from hybrid.pipeline.session import Session
 from hybrid.store.faults import faultpoint
+from hybrid.weights.compose.combine import combine
 from hybrid.weights.compose.experts import Expert, experts_of
-from hybrid.weights.compose.materialise import materialise
+from hybrid.weights.compose.materialise import Materialised, gates, stack, written
 from hybrid.weights.compose.race import MixtureRace
 from hybrid.weights.compose.search import Point, build_search
 
@@ -39,13 +40,15 @@ LEAST_FRESH = 32
 class Composed:
     """A search and what came of it.
 
-    `built` is the adapter of the arm; None where nothing beat the base on the fresh examples. `chosen` names it: `mixture`, or
+    `mixture` is what the search found (None: the base), `built` the adapter of the arm; None where nothing beat the base on the
+    fresh examples. `chosen` names it: `mixture`, or
     an expert. `fresh` are scores there, of `base`, `mixture` and the best expert by its name. `evaluations` counts the
     mixtures looked at, `asked` their answers, `saved` the answers that racing spared.
     """
 
     experts: tuple[str, ...]
     coefficients: Point
+    mixture: Adapter | None
     built: Adapter | None
     chosen: str
     fresh: Mapping[str, Interval]
@@ -112,32 +115,19 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
     searched, split, fresh = parts(capability, settings.examples)
     place = session.folder.path / "checkpoints" / f"{capability.name}-{arm}"
     bench = _Bench(session, capability, skill, experts, place / "mixtures")
-    race = MixtureRace(
-        lambda p, r: bench.scores(p, [searched[i] for i in r]), len(searched), settings, session.loaded.config.seed
-    )
-    search = build_search(settings, len(experts), session.loaded.config.seed)
-    told: dict[Point, float] = {}
-    count = 0
+    seed = session.loaded.config.seed
+    race = MixtureRace(lambda p, r: bench.scores(p, [searched[i] for i in r]), len(searched), settings, seed)
+    search, told, count = build_search(settings, len(experts), seed), dict[Point, float](), 0
     while (generation := search.ask()).points:
         values = race.run(generation)
         search.tell(values)
         told |= dict(zip(generation.points, values, strict=True))
         count += len(generation.points)
-        best = max(told.values())
-        data = {
-            "capability": capability.name,
-            "stage": arm,
-            "done": count,
-            "total": settings.evaluations,
-            "unit": "mixtures",
-        }
-        session.on_event("progress", {**data, "best": round(best, 4)})
+        data = {"capability": capability.name, "stage": arm, "done": count, "total": settings.evaluations}
+        session.on_event("progress", {**data, "unit": "mixtures", "best": round(max(told.values()), 4)})
         faultpoint("stage.swarm-generation")
     found = search.answer()
-    final = materialise(
-        experts, found, place / "adapters" / "mixture", info.fingerprint, rank=settings.rank,
-        facts={"method": "swarm", "capability": capability.name},
-    ) if any(found) else None  # fmt: skip
+    final = bench.write(found, place / "adapters" / "mixture", settings.rank) if any(found) else None
     alone = max(range(len(experts)), key=lambda i: told.get(_only(i, len(experts)), -math.inf))
     rivals = {"base": None, list(named)[alone]: experts[alone].adapter, "mixture": final.adapter if final else None}
     measured = {n: bench.measure(a, split, fresh) for n, a in rivals.items()}
@@ -146,6 +136,7 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
     return Composed(
         experts=tuple(named),
         coefficients=found,
+        mixture=rivals["mixture"],
         built=rivals[chosen],
         chosen=chosen,
         fresh={name: mean_interval(m.values, 0.95, 0) for name, m in measured.items()},
@@ -190,36 +181,63 @@ def _folders(session: Session) -> list[tuple[str, Adapter]]:
     return found
 
 
-@dataclass(frozen=True)
 class _Bench:
-    """Measures mixtures: an expert alone is the adapter that it is, the zero mixture the base, others are written down first."""
+    """Measures mixtures: an expert alone is the adapter that it is, the zero mixture the base, others are written down first.
 
-    session: Session
-    capability: Capability
-    skill: str
-    experts: tuple[Expert, ...]
-    folder: Path
+    Where the backend can, the mixtures of a call share batches over one stack of the experts.
+    """
+
+    def __init__(
+        self, session: Session, capability: Capability, skill: str, experts: tuple[Expert, ...], folder: Path
+    ) -> None:
+        self._session, self._capability, self._skill = session, capability, skill
+        self._experts, self._folder = experts, folder
+        self._base = session.backend.info().fingerprint
+        self._stack: tuple[Adapter, tuple[int, ...]] | None = None
+        self._how = session.loaded.config.weights.swarm
+        self._mixes = isinstance(session.backend, MixingBackend) and not skill and self._how.combination == "cat"
 
     def measure(self, adapter: Adapter | None, split: Split, examples: Sequence[Example]) -> Measurement:
         """One candidate, in the run's way."""
-        candidate = self.session.candidate(self.capability, self.skill, adapter)
-        return self.session.meter.measure(candidate, self.capability, split, examples, stage="compose")
+        candidate = self._session.candidate(self._capability, self._skill, adapter)
+        return self._session.meter.measure(candidate, self._capability, split, examples, stage="compose")
+
+    def write(self, point: Point, out: Path, rank: int | None) -> Materialised:
+        """The mixture as a folder, compressed to `rank` where one is given."""
+        how, facts = self._how, {"method": "swarm", "capability": self._capability.name}
+        seed = self._session.loaded.config.seed
+        modules = combine(self._experts, point, how.combination, density=how.density, seed=seed)
+        return written(modules, self._experts, point, out, self._base, rank=rank, facts=facts)
 
     def scores(self, points: Sequence[Point], examples: Sequence[Example]) -> list[list[float]]:
         """Scores of mixtures on `search`; zeros for one that the base cannot compute with."""
-        found = []
-        for point in points:
+        if self._mixes:
             try:
-                found.append(self.measure(self._adapter(point), "search", examples).values)
+                candidates = [self._session.candidate(self._capability, "", self._adapter(p)) for p in points]
+                measure = self._session.meter.measure_many
+                return [m.values for m in measure(candidates, self._capability, "search", examples, stage="compose")]
             except AdapterError as error:
-                self.session.warn(f"{self.capability.name}: a mixture was refused and counts as 0: {error}")
-                found.append([0.0] * len(examples))
-        return found
+                self._mixes = False
+                self._session.warn(f"{self._capability.name}: mixtures are measured one by one: {error}")
+        return [self._alone(point, examples) for point in points]
+
+    def _alone(self, point: Point, examples: Sequence[Example]) -> list[float]:
+        try:
+            return self.measure(self._adapter(point), "search", examples).values
+        except AdapterError as error:
+            self._session.warn(f"{self._capability.name}: a mixture was refused and counts as 0: {error}")
+            return [0.0] * len(examples)
 
     def _adapter(self, point: Point) -> Adapter | None:
         if not any(point):
             return None
-        if point in (alone := [_only(i, len(point)) for i in range(len(point))]):
-            return self.experts[alone.index(point)].adapter
-        out = self.folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
-        return materialise(self.experts, point, out, self.session.backend.info().fingerprint).adapter
+        for i, expert in enumerate(self._experts):
+            if point == _only(i, len(point)):
+                return expert.adapter
+        out = self._folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
+        found = self.write(point, out, None).adapter
+        if not self._mixes:
+            return found
+        if self._stack is None:
+            self._stack = stack(self._experts, self._folder / "stack", self._base)
+        return Mixture(found.path, found.sha256, self._stack[0], gates(point, self._stack[1]))

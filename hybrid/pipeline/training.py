@@ -5,7 +5,7 @@ Does not: know how a trainer works (see `hybrid.weights`), or decide whether an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from hybrid.backends.base import Adapter
 from hybrid.capability.graders.abstain import unknown_row
 from hybrid.capability.types import Capability
 from hybrid.config.loader import LoadedConfig
-from hybrid.config.schema import Config, WeightsConfig
+from hybrid.config.schema import Config, ModelConfig, WeightsConfig
 from hybrid.errors import AdapterError, TrainingError
 from hybrid.evidence.ledger import Cost
 from hybrid.evidence.stated import Reader, brier_loss, told
@@ -48,7 +48,8 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
     """The training job that an order names. The same order gives every rank the same job."""
     config = loaded.config
     settings = next(c for c in config.capabilities if c.name == capability.name)
-    method: Method = order.get("method", config.weights.method)
+    weights = config.weights_of(capability.name)
+    method: Method = order.get("method", weights.job_method)
     variants = capability.splits.get("variant", ())
     examples = (*capability.splits["train"], *(variants[i] for i in order.get("variants", ())))
     if "abstained" in order and settings.abstain is not None:
@@ -57,7 +58,6 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         examples = tuple(unknown_row(e, answer) if i in unknown else e for i, e in enumerate(examples))
     if "lessons" in order:
         examples = tuple(examples[row].model_copy(update={"gold": text}) for row, text in order["lessons"])
-    weights = config.weights
     if "rung" in order:
         weights = first_steps(weights, order["rung"])
     return TrainJob(
@@ -66,7 +66,7 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         skill=order["skill"],
         stages=tuple(tuple(stage) for stage in order["stages"]),
         grader=capability.grader,
-        model=config.model,
+        model=order_model(config, order),
         weights=_weights_by(weights, method),
         max_new_tokens=settings.decoding.max_new_tokens,
         seed=config.seed,
@@ -74,6 +74,11 @@ def make_job(loaded: LoadedConfig, capability: Capability, run_folder: Path, ord
         method=method,
         teacher=order.get("teacher", ""),
     )
+
+
+def order_model(config: Config, order: dict[str, Any]) -> ModelConfig:
+    """The model that an order trains: the base, or the small model of proxy-tuning."""
+    return config.small or config.model if order.get("small") else config.model
 
 
 def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
@@ -84,7 +89,9 @@ def first_steps(weights: WeightsConfig, steps: int) -> WeightsConfig:
 
 def _weights_by(weights: WeightsConfig, method: Method) -> WeightsConfig:
     """The same settings for another method than the configured one, which may have no warm start."""
-    return weights if method == weights.method else weights.model_copy(update={"method": method, "warm_start": None})
+    if method == weights.job_method:
+        return weights if method == weights.method else weights.model_copy(update={"method": method})
+    return weights.model_copy(update={"method": method, "warm_start": None})
 
 
 def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +133,7 @@ def run_job(loaded: LoadedConfig, job: TrainJob, cache: Path, on_progress: Any) 
     from hybrid.weights.build import build_trainer
 
     def load() -> LoadedModel:
-        return load_base(loaded.config.model, loaded.resolve, cache)
+        return load_base(job.model, loaded.resolve, cache)
 
     return build_trainer(job.method).train(job, load, on_progress)
 
@@ -159,8 +166,11 @@ def train_adapter(
         order |= {
             key: list(value) for key, value in (("abstained", rows.abstained), ("variants", rows.variants)) if value
         }
-    if session.method(capability.name) != session.loaded.config.weights.method:
-        order["method"] = session.method(capability.name)
+    method = session.method(capability.name)
+    if method == "proxy":
+        order |= {"small": True, "method": session.loaded.config.weights.proxy.train}
+    elif method != session.loaded.config.weights.method:
+        order["method"] = method
     if lessons is not None:
         stages = lessons.staged(stages)
         order |= {"teacher": lessons.document, "lessons": [list(pair) for pair in lessons.answers]}
@@ -303,15 +313,39 @@ def _answer_spread(session: Session, capability: Capability, skill: str) -> list
     return [(len({r.text for r in row}) - 1) / max(len(row) - 1, 1) for row in measured.rollouts]
 
 
+Judged = tuple[int, Adapter, Measurement]
+"""A checkpoint: its step, the candidate made of it, and that on `search`."""
+
+
 def select_checkpoint(
     session: Session, capability: Capability, arm: str, result: TrainResult, skill: str, start: Measurement
-) -> tuple[int, Adapter, Measurement] | None:
+) -> Judged | None:
     """The checkpoint with the best `search` score, the earliest of equals; None when none beats where it started.
 
     Training reward never chooses: it can rise while what is wanted falls. Where it does, an alarm says so, and with
     `rollback` the checkpoints from there on are not chosen.
     """
-    found: list[tuple[int, Adapter, Measurement]] = []
+    best = best_of(session, judged_checkpoints(session, capability, arm, result, skill, start))
+    return best if best is not None and beats(session, best[2], start) else None
+
+
+def best_of(session: Session, found: Sequence[Judged]) -> Judged | None:
+    """The first of those with the best `search` score; None among none."""
+    worth = search_score(session.loaded.config)
+    return max(found, key=lambda checkpoint: worth(checkpoint[2]), default=None)
+
+
+def beats(session: Session, measured: Measurement, start: Measurement) -> bool:
+    """Whether a candidate is better on `search` than where it started, by more than the margin."""
+    worth = search_score(session.loaded.config)
+    return worth(measured) > worth(start) + session.loaded.config.gate.search.margin
+
+
+def judged_checkpoints(
+    session: Session, capability: Capability, arm: str, result: TrainResult, skill: str, start: Measurement
+) -> list[Judged]:
+    """Every checkpoint on `search`, in step order, without those that the backend refuses and those that were taken back."""
+    found: list[Judged] = []
     for step, adapter in result.checkpoints:
         candidate = session.candidate(capability, skill, adapter)
         examples = capability.splits["search"]
@@ -329,11 +363,7 @@ def select_checkpoint(
         tell(session, capability.name, arm, alarm)
         if alarm.action == "rollback":
             found = [checkpoint for checkpoint in found if checkpoint[0] < alarm.onset]
-    best = max(found, key=lambda checkpoint: worth(checkpoint[2]), default=None)  # the first of equals
-    margin = session.loaded.config.gate.search.margin
-    if best is None or worth(best[2]) <= worth(start) + margin:
-        return None
-    return best
+    return found
 
 
 def search_score(config: Config) -> Callable[[Measurement], float]:
@@ -363,7 +393,7 @@ def search_values(config: Config) -> Callable[[Measurement], list[float]]:
     ]
 
 
-def summary(result: TrainResult, chosen: tuple[int, Adapter, Measurement] | None, start: Measurement) -> str:
+def summary(result: TrainResult, chosen: Judged | None, start: Measurement) -> str:
     """One line for the display."""
     if chosen is None:
         return f"no checkpoint beats {start.mean:.2f} on search; {result.note}".rstrip("; ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hybrid.report import proxy_text
 from hybrid.report.lifecycle_text import history_sentences, move_sentences
 from hybrid.report.probe_words import probe_lines, unmeasured
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, GateVerdict, Report, Substrate
@@ -117,6 +118,8 @@ def built(c: CapabilityReport) -> Iterator[str]:
         t = c.training
         step = "none was chosen" if t.selected_step is None else f"step {t.selected_step} was chosen on `search`"
         yield f"the adapter: {line(t.method)}, {t.steps} steps, {step}; {seconds(c.ledger.train_seconds)} of training"
+    if c.proxy is not None:
+        yield line(proxy_text.sentence(c), _LONG)
     for r in c.rejected[:_MOST_ROWS]:
         numbers = f"{signed(r.delta)} {interval(r, sign=True)}, n={r.n}" if r.delta is not None else "not measured"
         yield f"refused: {line(r.substrate)}, {line(r.what)}: {numbers}. {line(r.why, _LONG)}"

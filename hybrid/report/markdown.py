@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from hybrid.report import lifecycle_text, merge_text, order_text
+from hybrid.report import lifecycle_text, merge_text, order_text, proxy_text
 from hybrid.report.calibration_text import HEAD, figure_rows, headline
+from hybrid.report.composition_text import MATRIX, READING, composition, matrix
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.generality_text import MEANING, WATCHED, curve_table, facts_line, transfer_table
 from hybrid.report.kind_text import kind_evidence, kind_line
@@ -224,6 +225,16 @@ def _memory(m: TrainingMemory | None) -> Iterator[str]:
         yield ""
 
 
+def _proxy(c: CapabilityReport) -> Iterator[str]:
+    found = proxy_text.strengths(c)
+    if found:
+        yield "### Strengths of the proxy"
+        yield ""
+        yield esc(proxy_text.sentence(c), 1000)
+        yield ""
+        yield from table(found[0], [tuple(esc(cell) for cell in row) for row in found[1]])
+
+
 def _generality(c: CapabilityReport) -> Iterator[str]:
     for title, found, said in (
         ("Transfer to variants", transfer_table(c), MEANING),
@@ -242,6 +253,9 @@ def _generality(c: CapabilityReport) -> Iterator[str]:
 
 
 def _side_effects(c: CapabilityReport) -> Iterator[str]:
+    for sentence in composition(c):
+        yield esc(sentence, 2000)
+        yield ""
     if c.collateral:
         yield "### Collateral: what this change does to the others"
         yield ""
@@ -311,7 +325,19 @@ def _moves(report: Report) -> Iterator[str]:
 def _capability(c: CapabilityReport) -> Iterator[str]:
     yield f"## {esc(c.name)}"
     yield ""
-    for part in (_trail, _history, _probes, _arms, _gates, _skill, _training, _generality, _side_effects, _flips):
+    for part in (
+        _trail,
+        _history,
+        _probes,
+        _arms,
+        _gates,
+        _skill,
+        _training,
+        _proxy,
+        _generality,
+        _side_effects,
+        _flips,
+    ):
         yield from part(c)
     yield f"Cost: {cost_line(c.ledger)}."
     yield ""
@@ -389,5 +415,8 @@ def to_markdown(report: Report) -> str:
     lines += _merger(report)
     for capability in report.capabilities:
         lines += _capability(capability)
+    if drawn := matrix(report):
+        lines += [f"## {MATRIX}", "", *table([esc(h) for h in drawn[0]], [[esc(x) for x in row] for row in drawn[1]])]
+        lines += [READING, ""]
     lines += [*_run(report), *_provenance(report)]
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -343,7 +343,7 @@ class Ingredient(Part):
     """An expert of a mixture: a capability of the run or the folder of an adapter, and its coefficient."""
 
     name: Text
-    coefficient: Free
+    coefficient: Number
 
 
 class Composition(Part):

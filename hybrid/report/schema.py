@@ -57,6 +57,7 @@ from hybrid.report.parts import (
 from hybrid.report.parts_generality import ArmGenerality, Generality, UnknownFacts, VariantPoint
 from hybrid.report.parts_lifecycle import HistoryEntry, Moves
 from hybrid.report.parts_merge import Merger
+from hybrid.report.parts_proxy import Proxy, ProxyTrial
 from hybrid.store.atomic import canonical_json
 
 SCHEMA_VERSION = 1
@@ -98,6 +99,8 @@ __all__ = [
     "ProbeResult",
     "ProposerCost",
     "Provenance",
+    "Proxy",
+    "ProxyTrial",
     "Rejected",
     "Report",
     "RouterFacts",
@@ -146,6 +149,8 @@ class CapabilityReport(Part):
     training: Training | None = None
     generality: Generality | None = None
     """Null where no arm was judged with variants and nothing was watched."""
+    proxy: Proxy | None = None
+    """Strengths that were tried where a small model steers the base (`weights.method: proxy`)."""
     flips: Flips = Flips()
     history: tuple[HistoryEntry, ...] = ()
     """Reviews and replaced bases that this capability went through, oldest first."""

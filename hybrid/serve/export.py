@@ -10,26 +10,30 @@ Does not: change the run folder, load a model, or hold what was not placed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hybrid import __version__
 from hybrid.backends.adapters import MANIFEST as ADAPTER_MANIFEST
-from hybrid.backends.adapters import check_adapter, inspect_adapter
-from hybrid.errors import AdapterError, BackendError, DataError, RunFolderError, UsageError
+from hybrid.backends.adapters import inspect_adapter
+from hybrid.config.loader import load_config
+from hybrid.errors import AdapterError, RunFolderError, UsageError
 from hybrid.report.markdown import esc, table
-from hybrid.report.render import report_path
-from hybrid.report.schema import CapabilityReport, Estimate, Report, load_report
+from hybrid.report.schema import CapabilityReport, Estimate, Report
 from hybrid.report.text import ABSENT, interval, limits, num, placed_arm, pvalue, sealed, signed
-from hybrid.skill.document import NAME, SkillDocument
-from hybrid.skill.evidence_metadata import body_hash, verify_stamp
-from hybrid.skill.library import SKILL_FILE, load_library, load_skill, save_skill
+from hybrid.serve.artifacts import finished_report, hashes, placed_adapter, placed_skill, sound_adapter
+from hybrid.serve.facts import SERVING, ServingFacts, read_facts, write_facts
+from hybrid.serve.formats import Format, Pack, Written, front_matter, write_format
+from hybrid.serve.formats_vllm import describe
+from hybrid.skill.document import SkillDocument
+from hybrid.skill.evidence_metadata import body_hash
+from hybrid.skill.library import load_library, load_skill, save_skill
 from hybrid.skill.references import split, whole
 from hybrid.store.atomic import fsync_folder, write_bytes, write_json, write_text
 from hybrid.store.faults import faultpoint
@@ -37,6 +41,8 @@ from hybrid.store.folder import FOLDERS
 
 SCHEMA_VERSION = 1
 MANIFEST, CARD = "manifest.json", "README.md"
+SVF_RANK = 64
+ENGINES: Mapping[Format, str] = {"hub": "PEFT, from the Hugging Face hub", "vllm": "vLLM", "ollama": "Ollama"}
 BODY_TOKENS = 5000
 """Most tokens of an exported SKILL.md, as the format recommends; a longer body is split into references."""
 
@@ -54,20 +60,30 @@ def about_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int = BODY_TOKENS) -> Exported:
-    """Write the export of a finished run to `to`.
+def export(
+    run_folder: Path,
+    to: Path,
+    *,
+    force: bool = False,
+    body_tokens: int = BODY_TOKENS,
+    fmt: Format | None = None,
+    svf_rank: int = SVF_RANK,
+) -> Exported:
+    """Write the export of a finished run to `to`; with `fmt`, also what another engine needs to serve it (see `formats`).
+
+    `svf_rank` is the most rank of the LoRA that an SVF adapter becomes for an engine that knows no SVF; the base is loaded then.
 
     Raises UsageError for a target that is not empty (without `force`, which replaces it), is a link, or holds the run;
     RunFolderError for a run without a sound report, or a skill that differs from it; AdapterError for an adapter that
     fails its checks. Nothing is left behind then, and an earlier export stays as it was.
     """
-    report = _report(run_folder)
+    report = finished_report(run_folder)
     _check_target(run_folder, to, force)
     parent = to.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".tmp-export-", dir=parent))
     try:
-        manifest = _build(run_folder, report, staging, body_tokens)
+        manifest = _build(run_folder, report, staging, body_tokens, fmt, svf_rank)
         staging.chmod(0o755)  # mkdtemp's 0700 would hide the export from colleagues
         faultpoint("export.before-rename")
         _put(staging, to, parent)
@@ -75,6 +91,14 @@ def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int 
         shutil.rmtree(staging, ignore_errors=True)
     fsync_folder(parent)
     return Exported(to, manifest)
+
+
+def launch_of(manifest: Mapping[str, Any]) -> list[str]:
+    """How an export with a format is served, and what that cannot express, in lines; none for a plain one."""
+    told = manifest.get("format")
+    if told is None:
+        return []
+    return [told["launch"], *(f"not expressed: {text}" for text in told["not_expressed"])]
 
 
 def card(report: Report) -> str:
@@ -133,18 +157,6 @@ def _estimate(found: Estimate | None) -> str:
     return ABSENT if found is None else f"{num(found.mean)} {interval(found)} n={found.n}"
 
 
-def _report(run_folder: Path) -> Report:
-    path = report_path(run_folder)
-    if not path.exists():
-        if not (run_folder / "run.json").exists():
-            raise UsageError(f"{run_folder} is not a run folder: it has no run.json")
-        raise RunFolderError(
-            f"{run_folder} has no report yet: its run is not finished; "
-            f"`hybrid run CONFIG --out {run_folder}` with the CONFIG that began it finishes it"
-        )
-    return load_report(path)
-
-
 def _check_target(run_folder: Path, to: Path, force: bool) -> None:
     if to.is_symlink():
         raise UsageError(f"{to} is a symbolic link; name the folder itself")
@@ -174,22 +186,65 @@ def _put(staging: Path, to: Path, parent: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _build(run_folder: Path, report: Report, staging: Path, body_tokens: int) -> dict[str, Any]:
+def _build(
+    run_folder: Path, report: Report, staging: Path, body_tokens: int, fmt: Format | None, svf_rank: int
+) -> dict[str, Any]:
     capabilities = [_capability(run_folder, report, c, staging, body_tokens) for c in report.capabilities]
     if (staging / "skills").is_dir():
         load_library(staging / "skills")  # every export is readable by the strict reader as a whole
-    write_text(staging / CARD, card(report))
+    served = run_folder / "report" / SERVING
+    facts = read_facts(served) if served.exists() or fmt is not None else None
+    if facts is not None:
+        write_facts(staging / SERVING, facts)
+    head, tail, formatted = "", "", {}
+    if fmt is not None and facts is not None:
+        packs = [_pack(report, row, facts) for row in capabilities]
+        written = write_format(fmt, staging, packs, facts, partial(_convert, run_folder, svf_rank))
+        head = front_matter(facts, packs) if fmt == "hub" else ""
+        tail, formatted = _served_by(fmt, written), {"format": written.as_json(fmt)}
+    write_text(staging / CARD, head + card(report) + tail)
     manifest = {
+        **formatted,
         "schema_version": SCHEMA_VERSION,
         "run_id": report.run_id,
         "created": report.created,
         "model": report.model.model_dump(mode="json"),
         "versions": {**report.provenance.versions, "exported by hybrid": __version__},
         "capabilities": capabilities,
-        "files": _hashes(staging),
+        "files": hashes(staging),
     }
     write_json(staging / MANIFEST, manifest)
     return manifest
+
+
+def _pack(report: Report, row: Mapping[str, Any], facts: ServingFacts) -> Pack:
+    """What a format needs of one capability."""
+    c = next(c for c in report.capabilities if c.name == row["name"])
+    asked = facts.of(c.name)
+    if asked is None:
+        raise RunFolderError(f"{SERVING} does not say how {c.name!a} is asked; make the run's report again")
+    skill = (c.skill_text or "") if row["skill"] else ""
+    return Pack(c.name, c.placement, skill, row["adapter"], asked.sampling, asked.turns)
+
+
+def _convert(run_folder: Path, rank: int, folder: Path, out: Path) -> dict[str, Any]:
+    """An SVF adapter as a LoRA, over the run's base, which is loaded for it."""
+    from hybrid.backends.build import default_cache_dir
+    from hybrid.backends.loading import load_base
+    from hybrid.backends.svf.export import svf_to_lora
+
+    config = load_config(run_folder / "config.resolved.json")
+    loaded = load_base(config.config.model, config.resolve, default_cache_dir())
+    return svf_to_lora(folder, loaded, rank, out).as_json()
+
+
+def _served_by(fmt: Format, written: Written) -> str:
+    """The card's section on a format."""
+    lines = [f"## With {ENGINES[fmt]}", "", "```", written.launch, "```", ""]
+    if fmt == "vllm":
+        lines += [describe(), ""]
+    lines += ["What this cannot express:", "", *(f"- {esc(text, 2000)}" for text in written.not_expressed), ""]
+    return "\n".join(["", *lines])
 
 
 def _capability(
@@ -213,18 +268,7 @@ def _capability(
 
 def _skill(run_folder: Path, report: Report, c: CapabilityReport, staging: Path, body_tokens: int) -> dict[str, Any]:
     """Check a skill against the report and write it; its name becomes the capability's, as the folder's."""
-    home = _inside(run_folder, c, c.artifacts.skill, f"skills/{c.name}/{SKILL_FILE}").parent
-    again = f"`hybrid run CONFIG --out {run_folder}` with the CONFIG that began it puts it back"
-    try:
-        skill = load_skill(home, any_name=True)
-    except DataError as error:
-        raise RunFolderError(f"{error}\n{home / SKILL_FILE} was placed and cannot be read; {again}") from None
-    recorded = report.provenance.hashes.get(f"skill/{c.name}")
-    found = hashlib.sha256((home / SKILL_FILE).read_bytes()).hexdigest()
-    body, state = whole(skill.document.body, skill.references), verify_stamp(skill.document, skill.references)
-    added = skill.references and body == skill.document.body
-    if body != c.skill_text or recorded not in (None, found) or state == "changed" or added:
-        raise RunFolderError(f"{home / SKILL_FILE} is not the document that was measured; {again}")
+    skill, body = placed_skill(run_folder, report, c)
     parts = split(body, about_tokens, body_tokens)
     shipped = SkillDocument(**{**skill.document.model_dump(), "name": c.name, "body": parts.head})
     path = save_skill(staging / "skills", shipped, parts.references)
@@ -235,58 +279,28 @@ def _skill(run_folder: Path, report: Report, c: CapabilityReport, staging: Path,
         "path": path.relative_to(staging).as_posix(),
         "body_sha256": body_hash(body),
         "references": [f"skills/{c.name}/{name}" for name in parts.references],
-        "files": _hashes(path.parent, staging),
+        "files": hashes(path.parent, staging),
     }
 
 
 def _adapter(run_folder: Path, report: Report, c: CapabilityReport, staging: Path) -> dict[str, Any]:
     """Copy an adapter and check the copy: every hash, the base it was trained on, and that its numbers are finite."""
-    home = _inside(run_folder, c, c.artifacts.adapter, f"adapters/{c.name}")
-    if not home.is_dir():
-        raise AdapterError(f"{home}: was placed and is missing; the command that began the run puts it back")
+    home = placed_adapter(run_folder, c)
     target = staging / "adapters" / c.name
     for entry in sorted(home.iterdir()):
         if entry.is_symlink():
             raise AdapterError(f"{entry}: is a symbolic link; an adapter folder holds its own files")
         if entry.is_file() and not entry.name.startswith(".tmp-"):
             write_bytes(target / entry.name, entry.read_bytes())
-    try:
-        check_adapter(target, report.model.fingerprint)
-    except ImportError as error:
-        raise BackendError(
-            f"{home}: an adapter is checked with the training stack, and {error.name} is not installed; "
-            "pip install 'hybrid-placement[train]'"
-        ) from None
-    except AdapterError as error:
-        raise AdapterError(str(error).replace(str(target), str(home))) from None
+    sound_adapter(target, report.model.fingerprint, home)
     listed = _listed(target)
     extra = sorted(path.name for path in target.iterdir() if path.name not in listed)
     if extra:
         raise AdapterError(f"{home / extra[0]}: is not in the adapter's manifest; remove it")
     sha256 = inspect_adapter(target).sha256
-    return {"path": f"adapters/{c.name}", "sha256": sha256, "files": _hashes(target, staging)}
+    return {"path": f"adapters/{c.name}", "sha256": sha256, "files": hashes(target, staging)}
 
 
 def _listed(folder: Path) -> set[str]:
     files = json.loads((folder / ADAPTER_MANIFEST).read_text(encoding="utf-8"))["files"]
     return {*files, ADAPTER_MANIFEST}
-
-
-def _inside(run_folder: Path, c: CapabilityReport, named: str | None, expected: str) -> Path:
-    """The path of an artefact. A report that names another place, and links on the way, are refused."""
-    if named != expected or NAME.fullmatch(c.name) is None:
-        raise RunFolderError(f"the report of {c.name!a} names {named!a}, and a run keeps it at {expected!a}")
-    path = run_folder
-    for part in Path(expected).parts:
-        path = path / part
-        if path.is_symlink():
-            raise RunFolderError(f"{path} is a symbolic link; a run folder holds its own files: replace it by a copy")
-    return path
-
-
-def _hashes(folder: Path, root: Path | None = None) -> Mapping[str, str]:
-    """sha256 (hex) by path, relative to `root`, of every file below `folder`."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(root or folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from hybrid.backends.base import Adapter
 from hybrid.capability.types import Example, Grader
 from hybrid.config.schema import DistillConfig, ModelConfig, SftConfig, WeightsConfig
-from hybrid.config.weights import MethodName, reinforces, trainer_of
+from hybrid.config.weights import MethodName, TrainerName, reinforces, trainer_of
 from hybrid.weights.monitors import Alarm
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ class TrainJob:
         return reinforces(self.method, self.weights)
 
     @property
-    def trainer(self) -> MethodName:
+    def trainer(self) -> TrainerName:
         """How gradients are made."""
-        return trainer_of(self.method, self.weights.svf)
+        found = trainer_of(self.method, self.weights)
+        assert found is not None, "a job trains"
+        return found
 
     @property
     def learning_rate(self) -> float:

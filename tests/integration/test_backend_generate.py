@@ -113,11 +113,11 @@ def test_running_out_of_memory_halves_the_batch_and_is_told(tiny: LoadedModel, m
     expected = content(backend(in_float64(tiny)).generate(requests, SAMPLED, None))
     real, sizes = TransformersBackend._run, []
 
-    def small(self: TransformersBackend, batch: Sequence[object], width: int, sampling: Sampling) -> torch.Tensor:
+    def small(self: TransformersBackend, batch: Sequence[object], *rest: object) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 12:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, batch, width, sampling)  # type: ignore[arg-type]
+        return real(self, batch, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TransformersBackend, "_run", small)
     limited = backend(in_float64(tiny), batch_size=32)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from backend_tiny import TARGETS, load_tiny, save_tiny, tiny_model
+from backend_tiny import TARGETS, in_float64, load_tiny, save_tiny, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hybrid.backends.adapters import inspect_adapter, write_manifest
-from hybrid.backends.base import Adapter
+from hybrid.backends.base import Adapter, Mixture, Request, Sampling
 from hybrid.backends.loading import LoadedModel
+from hybrid.backends.transformers_backend import TransformersBackend
+from hybrid.config.schema import TransformersBackendConfig
+from hybrid.config.swarm import Combination
 from hybrid.errors import AdapterError
+from hybrid.weights.compose.combine import combine
 from hybrid.weights.compose.experts import Expert, expert_of, experts_of
-from hybrid.weights.compose.materialise import compress, materialise, mix
+from hybrid.weights.compose.materialise import compress, gates, materialise, mix, stack
 
 Deltas = dict[str, torch.Tensor]
 
@@ -207,3 +212,74 @@ def test_the_sum_is_checked_for_shape(base: LoadedModel, tmp_path: Path) -> None
     other = Expert(first.adapter, first.config, {**first.modules, name: cut})
     with pytest.raises(AdapterError, match="shapes"):
         mix([first, other], (1.0, 1.0))
+
+
+def test_mixtures_in_one_batch_answer_as_they_do_one_by_one(base: LoadedModel, tmp_path: Path) -> None:
+    """In double precision, where batching changes no token; experts of several ranks and targets, and a gate for each."""
+    settings = (KINDS[0], KINDS[2], KINDS[3], KINDS[4])
+    adapters = [lora(tmp_path / str(i), base, i, **kind) for i, kind in enumerate(settings)]
+    experts = experts_of(adapters, base.info.fingerprint)
+    together, ranks = stack(experts, tmp_path / "stack", base.info.fingerprint)
+    assert ranks == (4, 6, 4, 4)
+    rng = random.Random(0)
+    points = [tuple(round(rng.uniform(-1, 1.5), 3) for _ in experts) for _ in range(5)]
+    mixtures = []
+    for i, point in enumerate(points):
+        found = materialise(experts, point, tmp_path / f"m{i}", base.info.fingerprint).adapter
+        mixtures.append(Mixture(found.path, found.sha256, together, gates(point, ranks)))
+    backend = TransformersBackend(in_float64(base), TransformersBackendConfig(batch_size=7))
+    asked = [(Request(f"{c}{i} =", i), mixtures[i % 5]) for i in range(20) for c in "ab"]
+    rng.shuffle(asked)
+    sampling = Sampling(max_new_tokens=8, temperature=0.7)
+    found_all = backend.generate_mixed([r for r, _ in asked], sampling, [m for _, m in asked])
+    alone = [backend.generate([request], sampling, mixture)[0] for request, mixture in asked]
+    assert [c.text for c in found_all] == [c.text for c in alone]
+    assert len({c.text for c in found_all}) > 10, "the mixtures answer differently"
+    bare = backend.generate([r for r, _ in asked], sampling, None)
+    assert [c.text for c in bare] != [c.text for c in alone]
+    again = backend.generate([r for r, _ in asked[:7]], sampling, None)
+    assert [c.text for c in again] == [c.text for c in bare[:7]], "nothing of the gates is left"
+
+
+def test_one_batch_holds_mixtures_of_one_stack(base: LoadedModel, tmp_path: Path) -> None:
+    first = lora(tmp_path / "one", base, 1)
+    backend = TransformersBackend(base, TransformersBackendConfig())
+    stacks = [
+        Mixture(first.path, first.sha256, Adapter(first.path, sha), (1.0,) * 4) for sha in (first.sha256, "0" * 64)
+    ]
+    with pytest.raises(ValueError, match="one stack"):
+        backend.generate_mixed([Request("a", 0)] * 2, Sampling(), stacks)
+
+
+@pytest.mark.parametrize("how", ["linear", "ties", "dare_linear", "dare_ties"])
+def test_the_other_combinations_are_those_of_peft(base: LoadedModel, tmp_path: Path, how: Combination) -> None:
+    """Without DARE's draws (density 1) PEFT's own numbers come out; they are far from the weighted sum."""
+    adapters = [lora(tmp_path / str(i), base, i, use_rslora=False) for i in range(2)]
+    weights, density = (0.6, -0.4), 1.0 if how.startswith("dare") else 0.5
+    model = PeftModel.from_pretrained(tiny_model(), str(adapters[0].path), adapter_name="0")
+    model.load_adapter(str(adapters[1].path), adapter_name="1")
+    model.add_weighted_adapter(["0", "1"], list(weights), "out", combination_type=how, density=density)
+    experts = experts_of(adapters, base.info.fingerprint)
+    mine = combine(experts, weights, how, density=density, seed=0)
+    assert {f.rank for f in mine.values()} == {4}
+    exact = mix(experts, weights)
+    lost = whole = 0.0
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            factors = mine[name]
+            assert torch.allclose(module.get_delta_weight("out"), factors.b @ factors.a, atol=1e-4), name
+            wanted = exact[name].b @ exact[name].a
+            lost += float(((factors.b @ factors.a - wanted) ** 2).sum())
+            whole += float((wanted**2).sum())
+    assert math.sqrt(lost / whole) > 0.5, "not the weighted sum"
+
+
+def test_what_dare_keeps_is_its_seed(base: LoadedModel, tmp_path: Path) -> None:
+    experts = experts_of([lora(tmp_path / str(i), base, i) for i in range(2)], base.info.fingerprint)
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    one, same, other = (combine(experts, (0.5, 0.5), "dare_linear", seed=s) for s in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    name = next(iter(one))
+    assert torch.equal(one[name].b, same[name].b) and not torch.equal(one[name].b, other[name].b)
+    assert all(torch.equal(f.b, combine(experts, (0.5, 0.5), "cat")[n].b) for n, f in mix(experts, (0.5, 0.5)).items())

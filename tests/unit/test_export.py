@@ -23,8 +23,9 @@ from hybrid.backends.adapters import write_manifest
 from hybrid.errors import AdapterError, HybridError, RunFolderError, UsageError
 from hybrid.pipeline.run import run
 from hybrid.report.schema import load_report
-from hybrid.serve import export as export_module
+from hybrid.serve import artifacts
 from hybrid.serve.export import CARD, MANIFEST, export
+from hybrid.serve.facts import SERVING
 from hybrid.skill.document import parse
 from hybrid.skill.evidence_metadata import GateEvidence, body_hash, stamp, verify_stamp
 from hybrid.skill.library import load_library
@@ -109,7 +110,7 @@ def test_an_export_holds_what_was_placed_and_says_what_was_measured(done: Path, 
     out = tmp_path / "out" / "here"
     assert exported.folder == out and files(done) == before
     assert validate_skills(out) == 1
-    assert {p.name for p in out.iterdir()} == {"skills", "adapters", MANIFEST, CARD}
+    assert {p.name for p in out.iterdir()} == {"skills", "adapters", MANIFEST, CARD, SERVING}
     assert (out.stat().st_mode & 0o777) == 0o755
     report = load_report(done / "report" / "placement.json")
     library = load_library(out / "skills")
@@ -127,7 +128,7 @@ def test_an_export_holds_what_was_placed_and_says_what_was_measured(done: Path, 
     assert codes["body_sha256"] == body_hash(document.body) and codes["references"] == []
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files(out).items() if path != MANIFEST}
     assert manifest["files"] == hashes
-    assert codes["files"] == {p: h for p, h in hashes.items() if p != CARD}
+    assert codes["files"] == {p: h for p, h in hashes.items() if p not in (CARD, SERVING)}
     assert all(c["skill"] is c["adapter"] is None and c["files"] == {} for c in manifest["capabilities"] if c != codes)
 
 
@@ -419,5 +420,5 @@ def test_an_adapter_without_the_training_stack_is_a_sentence(
     def absent(path: Path, fingerprint: str) -> None:
         raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
 
-    monkeypatch.setattr(export_module, "check_adapter", absent)
+    monkeypatch.setattr(artifacts, "check_adapter", absent)
     refused(HybridError, r"safetensors is not installed; pip install", done, tmp_path / "out")

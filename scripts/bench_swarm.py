@@ -1,0 +1,454 @@
+"""Can a mixture of adapters, found without gradients, do what none of them can? Worlds of the reference language.
+
+    python scripts/bench_swarm.py --seeds 0-4          # what docs/composition.md holds; one core
+
+For each seed eight experts: five learn what one mark means (`q abcd $oak` is answered with one operation), three learn a layout
+(`<answer>`, `[answer]`, `answer~9`) on operations that are named. They are trained twice: by supervised fine-tuning, and by GRPO
+after a warm start of a few supervised steps. Two composite capabilities that no expert was trained on:
+
+- layout: two of the marks, answered in one of the layouts (two experts' work in one answer, for three experts)
+- chain: two of the marks in a row (one operation after the other)
+
+On each, 200 `search` examples and no gradient: CMA-ES, Model Swarms, and random coefficients at the same number of mixtures. The
+sealed test is opened once, for the base, every expert, the mixtures, the plain sum of the experts that are needed (weights 1 and
+1/2), and samples: of the base, and of all experts in turn, as many answers per test item as the search was given for each.
+A run resumes: what is in --out is not paid for again. Does not: place or ship; `hybrid run` with `method: swarm` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import reference_language as language
+from bench_worlds import seeds_of
+from make_world import EASY
+
+from hybrid.backends.base import Adapter
+from hybrid.backends.build import build_backend
+from hybrid.capability.types import Capability
+from hybrid.config.loader import LoadedConfig, load_config, resolved_json
+from hybrid.evidence.stats import mean_interval, paired_interval, wilson
+from hybrid.pipeline.prepare import load_capabilities
+from hybrid.pipeline.session import Session, identity_fields, open_session
+from hybrid.pipeline.swarm import Composed, compose
+from hybrid.pipeline.training import cache_folder, train_adapter
+from hybrid.store.atomic import write_json
+from hybrid.store.folder import RunFolder
+from hybrid.weights.compose.experts import experts_of
+from hybrid.weights.compose.materialise import materialise
+
+LAYOUTS = {"angle": "<{}>", "square": "[{}]", "sure": "{}~9"}
+SEARCH, TEST, FRESH, FEW = 200, 150, 48, 24
+CHAIN_EVALUATIONS = 40
+"""A search without a slope to follow is as flat at the end as at the start."""
+KINDS = {
+    "sft": {"method": "sft", "warm_start": None},
+    "grpo": {"method": "grpo"},
+}
+SEARCHES = ("cma", "swarms", "random")
+COMPOSITES = ("layout", "chain")
+Rows = list[dict[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Marks with their operations, the two that composites need, and the layout."""
+
+    marks: dict[str, str]
+    needed: tuple[str, str]
+    layout: str
+
+    def mark_row(self, rng: random.Random, marks: Sequence[str], layout: str = "{}") -> dict[str, str]:
+        """One mark of `marks` on a random argument."""
+        mark, text = rng.choice(marks), language.argument(rng, 4, 5)
+        return {"prompt": f"q {text} {mark}", "reference": layout.format(language.apply([self.marks[mark]], text))}
+
+    def layout_row(self, rng: random.Random, layout: str) -> dict[str, str]:
+        """A named operation in a layout."""
+        operation, text = rng.choice(list(language.OPERATIONS)), language.argument(rng, 4, 5)
+        return {"prompt": f"q {text} {operation}", "reference": layout.format(language.apply([operation], text))}
+
+    def chain_row(self, rng: random.Random) -> dict[str, str]:
+        """Both needed marks in a row, in either order; one that changes nothing is drawn again."""
+        while True:
+            first, second = rng.sample(self.needed, 2)
+            text = language.argument(rng, 4, 5)
+            answer = language.apply([self.marks[first], self.marks[second]], text)
+            if answer != text:
+                return {"prompt": f"q {text} {first} {second}", "reference": answer}
+
+    def row(self, rng: random.Random, name: str) -> dict[str, str]:
+        """A row of an expert's capability or of a composite."""
+        if name == "layout":
+            return self.mark_row(rng, self.needed, LAYOUTS[self.layout])
+        if name == "chain":
+            return self.chain_row(rng)
+        return self.layout_row(rng, LAYOUTS[name]) if name in LAYOUTS else self.mark_row(rng, [f"${name}"])
+
+
+def draw(seed: int) -> World:
+    """The world of a seed."""
+    rng = random.Random(f"swarm {seed}")
+    marks = dict(zip(rng.sample(language.MARKS, 5), rng.sample(EASY, 5), strict=True))
+    first, second = rng.sample(list(marks), 2)
+    return World(marks, (first, second), sorted(LAYOUTS)[seed % len(LAYOUTS)])
+
+
+def experts_in(world: World) -> list[str]:
+    """Capabilities of the experts, in order."""
+    return [mark.lstrip("$") for mark in world.marks] + list(LAYOUTS)
+
+
+def write_rows(world: World, name: str, folder: Path, seed: int) -> None:
+    """Rows of a capability, no prompt twice."""
+    composite = name in COMPOSITES
+    sizes = {"train": FRESH if composite else 160, "search": SEARCH if composite else FEW, "confirm": 8}
+    sizes["test"] = TEST if composite else FEW
+    rng, seen = random.Random(f"rows {seed} {name}"), set()
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, size in sizes.items():
+        rows: Rows = []
+        while len(rows) < size:
+            row = world.row(rng, name)
+            if row["prompt"] not in seen:
+                seen.add(row["prompt"])
+                rows.append({"id": f"{split}-{len(rows):04d}", **row})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+def world_config(seed: int, folder: Path, evaluations: int) -> tuple[LoadedConfig, World]:
+    """Data and configuration of a seed. Plain operations, which the base knows, show what an expert forgets."""
+    world = draw(seed)
+    names = [*experts_in(world), *COMPOSITES]
+    for name in names:
+        write_rows(world, name, folder / name, seed)
+    capabilities = [
+        f"  - {{name: {name}, source: {{type: jsonl, path: {name}}}, grader: {{type: exact}}, decoding: {{max_new_tokens: 14}}}}"
+        for name in names
+    ]
+    text = [
+        f"name: swarm-{seed}",
+        "model: {path: reference, dtype: float32, device: cpu, threads: 1}",
+        "capabilities:",
+        *capabilities,
+        "weights:",
+        "  method: grpo",
+        "  lora: {rank: 8, alpha: 16}",
+        "  sft: {steps: 20, batch: 16, learning_rate: 0.001}",
+        "  warm_start: {steps: 8, batch: 16, learning_rate: 0.001}",
+        "  grpo: {steps: 12, prompts_per_step: 4, generations: 8, learning_rate: 0.001}",
+        "  checkpoint_every: 20",
+        f"  swarm: {{evaluations: {evaluations}, population: 10, examples: {SEARCH}, block: 20}}",
+        f"seed: {seed}",
+    ]
+    (folder / "config.yaml").write_text("\n".join(text) + "\n", encoding="utf-8")
+    return load_config(folder / "config.yaml"), world
+
+
+def with_weights(loaded: LoadedConfig, **changes: Any) -> LoadedConfig:
+    """The configuration with another `weights` section."""
+    weights = loaded.config.weights.model_copy(update=changes)
+    return dataclasses.replace(loaded, config=loaded.config.model_copy(update={"weights": weights}))
+
+
+@dataclasses.dataclass
+class Bench:
+    """One seed."""
+
+    session: Session
+    world: World
+    by_name: dict[str, Capability]
+
+    def values(self, name: str, adapter: Adapter | None, split: str = "search") -> list[float]:
+        """Greedy scores of a candidate on a capability's rows."""
+        capability = self.by_name[name]
+        candidate = self.session.candidate(capability, "", adapter)
+        return self.session.meter.measure(candidate, capability, split, capability.splits[split], stage="bench").values  # type: ignore[arg-type]
+
+    def train(self, kind: str) -> dict[str, Adapter]:
+        """The experts of one kind."""
+        loaded = self.session.loaded
+        self.session.loaded = with_weights(loaded, **KINDS[kind])
+        found = {}
+        for name in experts_in(self.world):
+            result = train_adapter(self.session, self.by_name[name], "", kind)
+            if result.checkpoints:
+                found[name] = result.checkpoints[-1][1]
+        self.session.loaded = loaded
+        return found
+
+    def search(self, name: str, kind: str, search: str, experts: dict[str, Adapter]) -> Composed:
+        """What a search over the experts finds on a composite."""
+        loaded = self.session.loaded
+        swarm = loaded.config.weights.swarm.model_copy(update={"search": search, "experts": tuple(experts)})
+        if name == "chain":
+            swarm = swarm.model_copy(update={"evaluations": CHAIN_EVALUATIONS})
+        self.session.loaded, self.session.adapters = with_weights(loaded, swarm=swarm), experts
+        found = compose(self.session, self.by_name[name], f"{kind}-{search}", "")
+        self.session.loaded = loaded
+        assert isinstance(found, Composed)
+        return found
+
+    def sums(self, name: str, kind: str, experts: dict[str, Adapter]) -> dict[str, Adapter]:
+        """The plain sum of the experts that the composite needs, by its weight."""
+        needed = {mark.lstrip("$") for mark in self.world.needed} | ({self.world.layout} if name == "layout" else set())
+        fingerprint = self.session.backend.info().fingerprint
+        read = experts_of(list(experts.values()), fingerprint)
+        out = {}
+        for weight in (1.0, 0.5):
+            place = self.session.folder.path / "checkpoints" / f"{name}-{kind}-sum-{weight}"
+            coefficients = [weight if e in needed else 0.0 for e in experts]
+            out[f"sum x {weight:g}"] = materialise(read, coefficients, place, fingerprint).adapter
+        return out
+
+
+def sampled(bench: Bench, name: str, adapters: Sequence[Adapter | None], draws: int) -> list[list[float]]:
+    """For each test item the scores of `draws` samples at temperature 1, the candidates taking turns."""
+    capability, meter = bench.by_name[name], bench.session.meter
+    rows: list[list[float]] = [[] for _ in capability.splits["test"]]
+    for candidate in sampling_candidates(bench, name, adapters) if draws else ():
+        each = -(-draws // len(adapters))
+        found = meter.measure(candidate, capability, "test", capability.splits["test"], samples=each, stage="bench")
+        for row, rollouts in zip(rows, found.rollouts, strict=True):
+            row += [r.value for r in rollouts]
+    return rows
+
+
+def sampling_candidates(bench: Bench, name: str, adapters: Sequence[Adapter | None]) -> list[Any]:
+    """The same candidates at temperature 1."""
+    plain = [bench.session.candidate(bench.by_name[name], "", adapter) for adapter in adapters]
+    return [dataclasses.replace(c, sampling=c.sampling.model_copy(update={"temperature": 1.0})) for c in plain]
+
+
+def one_composite(
+    bench: Bench, name: str, kind: str, experts: dict[str, Adapter], searches: Sequence[str]
+) -> dict[str, Any]:
+    """Searches and the sealed test of one composite with the experts of one kind."""
+    found = {search: bench.search(name, kind, search, experts) for search in searches}
+    candidates: dict[str, Adapter | None] = {"base": None, **experts, **bench.sums(name, kind, experts)}
+    candidates |= {search: composed.mixture for search, composed in found.items()}
+    draws = round(found[searches[0]].asked / SEARCH) if name == "layout" else 0
+    return {
+        "kind": kind,
+        "composite": name,
+        "candidates": candidates,
+        "draws": draws,
+        "searches": {
+            search: {
+                "coefficients": dict(zip(c.experts, c.coefficients, strict=True)),
+                "evaluations": c.evaluations,
+                "asked": c.asked,
+                "saved": c.saved,
+                "chosen": c.chosen,
+                "fresh": {n: i.mean for n, i in c.fresh.items()},
+            }
+            for search, c in found.items()
+        },
+    }
+
+
+def run_seed(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
+    """Everything about one seed, as plain data."""
+    folder = root / str(seed)
+    loaded, world = world_config(seed, folder, evaluations)
+    capabilities = load_capabilities(loaded)
+    with RunFolder(folder / "run") as run:
+        config = loaded.config
+        backend = build_backend(config.model, config.backend, loaded.resolve, cache_folder(run.path))
+        run.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
+        session = open_session(loaded, run, capabilities, backend, lambda kind, data: None)
+        bench = Bench(session, world, {c.name: c for c in capabilities})
+        parts, own = [], {}
+        for kind in KINDS:
+            experts = bench.train(kind)
+            own[kind] = {
+                name: {
+                    "base": mean(bench.values(name, None)),
+                    "own": mean(bench.values(name, adapter)),
+                    "others": {other: mean(bench.values(other, adapter)) for other in experts if other != name},
+                }
+                for name, adapter in experts.items()
+            }
+            parts.append(one_composite(bench, "layout", kind, experts, SEARCHES))
+            if kind == "sft":
+                parts.append(one_composite(bench, "chain", kind, experts, ("cma",)))
+        return {
+            "seed": seed,
+            "world": dataclasses.asdict(world),
+            "own": own,
+            "parts": [tested(bench, p, parts) for p in parts],
+        }
+
+
+def tested(bench: Bench, part: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sealed test of a composite, opened once for both kinds of experts together."""
+    name, capability = part["composite"], bench.by_name[part["composite"]]
+    everyone = [p for p in parts if p["composite"] == name]
+    greedy = [bench.session.candidate(capability, "", a) for p in everyone for a in p["candidates"].values()]
+    pools = [[p["candidates"][e] for e in experts_in(bench.world) if e in p["candidates"]] for p in everyone]
+    drawn = [c for pool in (*pools, [None]) for c in sampling_candidates(bench, name, pool) if part["draws"]]
+    bench.session.meter.open_sealed(capability, "test", [*greedy, *drawn])
+    pool = [part["candidates"][e] for e in experts_in(bench.world) if e in part["candidates"]]
+    return {
+        **{key: value for key, value in part.items() if key != "candidates"},
+        "test": {label: bench.values(name, adapter, "test") for label, adapter in part["candidates"].items()},
+        "base samples": sampled(bench, name, [None], part["draws"]),
+        "expert samples": sampled(bench, name, pool, part["draws"]),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    return sum(values) / len(values)
+
+
+def finished(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
+    """The record of a seed, made where it is not there yet."""
+    path = root / f"{seed}.json"
+    if not path.exists():
+        write_json(path, run_seed(seed, root, evaluations))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def names_of(record: dict[str, Any]) -> list[str]:
+    """Experts of a record."""
+    return [m.lstrip("$") for m in record["world"]["marks"]] + list(LAYOUTS)
+
+
+def best_expert(part: dict[str, Any], names: Sequence[str]) -> list[float]:
+    """The expert that is best on the test itself: more than anyone who has to choose could have."""
+    return max((part["test"][n] for n in names if n in part["test"]), key=mean)
+
+
+def routed(part: dict[str, Any], names: Sequence[str]) -> list[float]:
+    """Whether any expert answers an item right: no router between them can do better."""
+    return [max(column) for column in zip(*(part["test"][n] for n in names if n in part["test"]), strict=True)]
+
+
+def shown(values: Sequence[float]) -> str:
+    """`0.97 [0.93, 0.99]`."""
+    i = mean_interval(values, 0.95)
+    return f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]"
+
+
+def difference(after: Sequence[float], before: Sequence[float]) -> str:
+    """Mean paired difference with its interval."""
+    d = paired_interval([a - b for a, b in zip(after, before, strict=True)], 0.95)
+    return f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+
+
+def share(hits: int, n: int) -> str:
+    """`12 of 90 = .133 [.08, .21]`."""
+    if not n:
+        return "none"
+    i = wilson(hits, n)
+    return f"{hits} of {n} = {hits / n:.3f} [{i.low:.3f}, {i.high:.3f}]"
+
+
+def pooled(records: Sequence[dict[str, Any]], composite: str, kind: str) -> list[str]:
+    """The tables of one composite and kind of experts, over all seeds."""
+    parts = [(r, p) for r in records for p in r["parts"] if p["composite"] == composite and p["kind"] == kind]
+    best = [v for r, p in parts for v in best_expert(p, names_of(r))]
+    route = [v for r, p in parts for v in routed(p, names_of(r))]
+    base = [v for _, p in parts for v in p["test"]["base"]]
+    missed = [not any(pair) for pair in zip(base, route, strict=True)]
+    labels = ["cma", "swarms", "random", "sum x 1", "sum x 0.5"]
+    lines = [
+        f"\n### {composite}, {kind} experts: {len(parts)} worlds, {len(base)} test items\n",
+        "| what answers | sealed test | minus best expert | minus perfect routing | of what base and all experts failed |",
+        "|---|---|---|---|---|",
+        f"| base | {shown(base)} | | | |",
+        f"| best expert (chosen on the test) | {shown(best)} | | | |",
+        f"| any expert (perfect routing) | {shown(route)} | | | |",
+    ]
+    for label in labels:
+        if any(label not in p["test"] for _, p in parts):
+            continue
+        values = [v for _, p in parts for v in p["test"][label]]
+        solved = sum(1 for v, m in zip(values, missed, strict=True) if m and v)
+        lines.append(
+            f"| {label} | {shown(values)} | {difference(values, best)} | {difference(values, route)} | "
+            f"{share(solved, sum(missed))} |"
+        )
+    for label in ("base samples", "expert samples"):
+        rows = [row for _, p in parts for row in p[label]]
+        if not any(rows):
+            continue
+        hit = sum(1 for row, m in zip(rows, missed, strict=True) if m and any(row))
+        once = [mean(row) for row in rows]
+        draws = mean([len(row) for row in rows])
+        lines.append(f"| {label}: any of {draws:.0f} | {mean(once):.3f} a sample | | | {share(hit, sum(missed))} |")
+    for label in SEARCHES:
+        found = [p["searches"][label] for _, p in parts if label in p["searches"]]
+        if found:
+            asked, saved = sum(f["asked"] for f in found), sum(f["saved"] for f in found)
+            lines.append(
+                f"\n{label}: {sum(f['evaluations'] for f in found) / len(found):.0f} mixtures a world, {asked:,} answers, "
+                f"{saved:,} spared by racing ({saved / (asked + saved):.0%})."
+            )
+    return lines
+
+
+def worlds(records: Sequence[dict[str, Any]]) -> list[str]:
+    """World by world."""
+    lines = [
+        "\n| seed | composite | experts | base | best expert | any expert | cma | swarms | random | found by cma |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    for r in records:
+        for p in r["parts"]:
+            cells = [mean(p["test"][c]) if c in p["test"] else None for c in ("cma", "swarms", "random")]
+            around = [mean(p["test"]["base"]), mean(best_expert(p, names_of(r))), mean(routed(p, names_of(r)))]
+            shown_cells = ["-" if c is None else f"{c:.3f}" for c in (*around, *cells)]
+            needed = {m.lstrip("$") for m in r["world"]["needed"]} | (
+                {r["world"]["layout"]} if p["composite"] == "layout" else set()
+            )
+            parts = ", ".join(
+                f"{'**' if n in needed else ''}{n} {c:+.2f}{'**' if n in needed else ''}"
+                for n, c in p["searches"]["cma"]["coefficients"].items()
+            )
+            lines.append(f"| {r['seed']} | {p['composite']} | {p['kind']} | {' | '.join(shown_cells)} | {parts} |")
+    return lines
+
+
+def experts_table(records: Sequence[dict[str, Any]]) -> list[str]:
+    """What training gave, and what it did to the other capabilities."""
+    lines = ["\n| experts | own score before | after | others' score before | after |", "|---|---|---|---|---|"]
+    for kind in KINDS:
+        own = [e for r in records for e in r["own"][kind].values()]
+        before = [r["own"][kind][o]["base"] for r in records for e in r["own"][kind].values() for o in e["others"]]
+        after = [v for e in own for v in e["others"].values()]
+        cells = [mean([e["base"] for e in own]), mean([e["own"] for e in own]), mean(before), mean(after)]
+        lines.append(f"| {kind} | " + " | ".join(f"{c:.3f}" for c in cells) + " |")
+    return lines
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0-4")
+    parser.add_argument("--out", type=Path, default=Path("runs/swarm"))
+    parser.add_argument("--evaluations", type=int, default=80, help="mixtures of one search")
+    args = parser.parse_args()
+    wall, processor = time.monotonic(), time.process_time()
+    records = []
+    for seed in seeds_of(args.seeds):
+        records.append(finished(seed, args.out, args.evaluations))
+        print(f"seed {seed}: done after {time.monotonic() - wall:.0f} s", flush=True)
+    lines = experts_table(records)
+    for composite, kind in (("layout", "sft"), ("layout", "grpo"), ("chain", "sft")):
+        lines += pooled(records, composite, kind)
+    print("\n".join([*lines, *worlds(records)]))
+    print(f"\n{time.process_time() - processor:.0f} s of processor time, {time.monotonic() - wall:.0f} s on the clock")
+
+
+if __name__ == "__main__":
+    main()
