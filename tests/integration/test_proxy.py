@@ -253,14 +253,21 @@ def test_a_swapped_folder_or_another_base_is_refused(world: World, tmp_path: Pat
 
 
 def test_a_proxy_is_identified_by_strength_and_holds_no_path(world: World, tmp_path: Path) -> None:
-    first, again = world.proxy(1.0), write_proxy(
-        world.lora.path, 1.0, tmp_path / "again", ("base", world.base.info.fingerprint), {"method": "proxy"}
-    )  # fmt: skip
-    assert first.sha256 == again.sha256 != world.proxy(0.5).sha256
+    placed = tmp_path / "lora"
+    shutil.copytree(world.lora.path, placed)
+    config = json.loads((placed / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/home/me/small"}
+    (placed / "adapter_config.json").write_text(json.dumps(config))
+    write_manifest(placed, world.small.info.fingerprint)
+    base = ("base", world.base.info.fingerprint)
+    first, again, weaker = (
+        write_proxy(placed, alpha, tmp_path / name, base, {}) for name, alpha in (("a", 1.0), ("b", 1.0), ("c", 0.5))
+    )
+    assert first.sha256 == again.sha256 != weaker.sha256
     names = ("adapter_config.json", "adapter_model.safetensors", "hybrid_manifest.json")
     assert all((first.path / n).read_bytes() == (again.path / n).read_bytes() for n in names)
-    config = json.loads((first.path / "adapter_config.json").read_text())
-    assert config["small_fingerprint"] == world.small.info.fingerprint
+    assert not any(b"/home/me" in (first.path / n).read_bytes() for n in names)
+    said = json.loads((first.path / "adapter_config.json").read_text())
+    assert (said["small"], said["small_fingerprint"]) == ("small", world.small.info.fingerprint)
 
 
 def test_the_lora_comes_out_as_it_went_in(world: World, tmp_path: Path) -> None:
