@@ -54,6 +54,10 @@ class BackendError(HybridError):
     """The model could not be reached or loaded, or cannot run on the asked device. The run stops and can be resumed."""
 
 
+class PromptError(BackendError):
+    """One prompt cannot be answered by the model: it holds nothing, or leaves no room for an answer. Others can."""
+
+
 class EndpointError(BackendError):
     """A model behind an endpoint gave no reply: unreachable, refused, or out of retries. The run stops and can be resumed;
     replies that were paid for are kept."""

@@ -1,6 +1,6 @@
 """One merged adapter or separate ones: what the composer decides on worlds of two procedures, and what a merge would cost.
 
-    python scripts/bench_merge.py --seeds 0-4        # what docs/composition.md holds
+    python scripts/bench_merge.py --seeds 0-4        # what docs/merging.md holds
 
 For each seed and method (GRPO, SFT) a world of two capabilities that only weights can learn (a mark with an operation each),
 taken through `hybrid run` with `weights.merge`. Two marks need two operations, so a merge has to keep both apart; beside it the
@@ -25,7 +25,7 @@ from bench_worlds import seeds_of
 from make_world import Sizes, fill, operation_rows
 
 from hybrid.config.loader import load_config
-from hybrid.evidence.stats import mean_interval, wilson
+from hybrid.evidence.stats import wilson
 from hybrid.pipeline.run import run
 from hybrid.report.schema import Report, load_report
 
@@ -103,7 +103,7 @@ def row_of(seed: int, method: str, world: str, kept: dict[str, Any]) -> str:
 
 
 def summary(kept: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
-    """How often a merge ships, and what it loses on `confirm`, by world and method; intervals over capabilities of all seeds."""
+    """How often a merge ships, and what it loses on `confirm`, by world and method: mean and range over capabilities."""
     out = []
     for world in WORLDS:
         for method in METHODS:
@@ -112,11 +112,11 @@ def summary(kept: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
                 continue
             ships = wilson(sum(f["merged"] for f in found), len(found))
             lost = [m["against_own"]["delta"] for f in found for m in f["members"].values()]
-            i = mean_interval([(d + 1) / 2 for d in lost], 0.95)
+            mean = sum(lost) / len(lost)
             out.append(
                 f"- {world}, {method}: the merge ships on {sum(f['merged'] for f in found)} of {len(found)} "
-                f"[{ships.low:.2f}, {ships.high:.2f}]; against the own adapters {2 * i.mean - 1:+.3f} "
-                f"[{2 * i.low - 1:+.3f}, {2 * i.high - 1:+.3f}] over {len(lost)} capabilities"
+                f"[{ships.low:.2f}, {ships.high:.2f}]; against the own adapters {mean:+.3f} "
+                f"({min(lost):+.3f} to {max(lost):+.3f}) over {len(lost)} capabilities"
             )
     return out
 

@@ -6,8 +6,11 @@
 A seed fixes a mark's operation, which the base draws from a broad prior. A LoRA of rank 16 and an SVF expert on the same linear
 layers are trained on it by GRPO, and both by supervised fine-tuning on gold answers, with equal steps and rows; every
 adapter is its training's last one: nothing is selected. The greedy answers to 192 rows of `test` are judged. Learning rates: the
-one that this project's worlds train their LoRA with, and one for SVF that was chosen on seeds 100 and 101. Intervals are 95 %,
+one that this project's worlds train their LoRA with, and one for SVF, the best of three on seed 100. Intervals are 95 %,
 over seeds (Student), differences paired by seed. A run resumes: what is in --out is not trained again.
+
+Knowledge is the harder case for a vector: both are also fine-tuned on values of names that no document tells, and asked for each
+fact in a prompt of its own that was not trained on.
 
 Does not: search for a LoRA's best learning rate, or train the largest SVF that would help.
 """
@@ -15,13 +18,16 @@ Does not: search for a LoRA's best learning rate, or train the largest SVF that 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import reference_language as language
 import torch
 from bench_worlds import seeds_of
 from expert_bench import LORA_RATE, backend, base, make_job, numbers, over_seeds, scores, tasks, train
@@ -31,11 +37,12 @@ from hybrid.backends.loading import load_base
 from hybrid.backends.svf.basis import Bases, decompose
 from hybrid.backends.svf.export import svf_to_lora
 from hybrid.backends.transformers_adapters import AdapterShelf
+from hybrid.capability.types import Example
 from hybrid.config.schema import DirectionsConfig, ModelConfig
 from hybrid.store.atomic import write_json
 
 STEPS, EVERY = 30, 3
-SVF_RATE = {"grpo": 1e-2, "sft": 1e-2}
+SVF_RATE = {"grpo": 1e-2, "sft": 3e-2}
 ARMS: dict[str, tuple[str, str, DirectionsConfig | None]] = {
     "LoRA r=16, GRPO": ("lora", "grpo", None),
     "SVF, GRPO": ("svf", "grpo", None),
@@ -70,6 +77,44 @@ def run_seed(seed: int, root: Path) -> dict[str, Any]:
         print(f"seed {seed}: {name}: {found['base']:.2f} -> {row['test']:.2f}", flush=True)
     write_json(kept, found)
     return found
+
+
+FACTS, FACT_STEPS, FACT_EVERY = 48, 200, 50
+
+
+def run_facts(seed: int, root: Path) -> dict[str, Any]:
+    """New knowledge: values of names that no document tells, fine-tuned on; share known after every 50 steps, by kind."""
+    kept = root / str(seed) / "FACTS.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    rng = random.Random(f"facts {seed}")
+    values = {name: language.value(rng) for name in rng.sample(language.NAMES, FACTS)}
+    rows = tuple(
+        Example(id=f"{name}-{i}", prompt=f"ask {noise} {name}", reference=value)
+        for name, value in values.items()
+        for i, noise in enumerate(rng.sample([a + b for a in language.LETTERS for b in language.LETTERS if a != b], 7))
+    )
+    train_rows, asked = tuple(r for r in rows if not r.id.endswith("-6")), [r for r in rows if r.id.endswith("-6")]
+    by, found = backend(root), {}
+    for kind in ("lora", "svf"):
+        task = dataclasses.replace(tasks(seed, 2)[0], train=train_rows)
+        rate = SVF_RATE["sft"] if kind == "svf" else LORA_RATE["sft"]
+        out = root / str(seed) / f"{kind}-facts"
+        job = make_job(task, out, seed, kind, "sft", steps=FACT_STEPS, every=FACT_EVERY, rate=rate)
+        found[kind] = {str(step): fmean(scores(by, a, asked)) for step, a in train(job, root).checkpoints}
+        print(f"seed {seed}: facts, {kind}: {found[kind]}", flush=True)
+    write_json(kept, found)
+    return found
+
+
+def report_facts(found: Mapping[int, Mapping[str, Any]]) -> str:
+    """Share of the facts known, by steps."""
+    out = [f"| steps of SFT on {FACTS} new facts | LoRA r=16 | SVF | SVF minus LoRA |", "|---|---|---|---|"]
+    for step in map(str, range(FACT_EVERY, FACT_STEPS + 1, FACT_EVERY)):
+        lora, svf = ([f[kind][step] for f in found.values()] for kind in ("lora", "svf"))
+        minus = over_seeds([s - o for s, o in zip(svf, lora, strict=True)], True)
+        out.append(f"| {step} | {over_seeds(lora)} | {over_seeds(svf)} | {minus} |")
+    return "\n".join(out)
 
 
 def merged(root: Path, adapter: Path) -> dict[str, float]:
@@ -179,12 +224,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--out", type=Path, default=Path("runs/experts"))
     parser.add_argument("--model", default="reference")
-    parser.add_argument("--only", choices=("all", "basis", "scores"), default="all")
+    parser.add_argument("--only", choices=("all", "basis", "scores", "facts"), default="all")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.only != "basis":
+    if args.only in ("all", "scores"):
         print(report({seed: run_seed(seed, args.out) for seed in seeds_of(args.seeds)}))
-    if args.only != "scores":
+    if args.only in ("all", "facts"):
+        print("\n" + report_facts({seed: run_facts(seed, args.out) for seed in seeds_of(args.seeds)}))
+    if args.only in ("all", "basis"):
         print("\n" + "\n".join(time_basis(args.model, args.out)))
 
 

@@ -17,7 +17,8 @@ Does not: queue, wait, know of stop texts or of who asked. One thread at a time 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -31,6 +32,7 @@ from hybrid.backends.decode import (
     NO_PREFIX,
     PrefixKeys,
     SharedRows,
+    UnsupportedModelError,
     attention_configs,
     computing,
     last_logits,
@@ -40,7 +42,7 @@ from hybrid.backends.prefix import BLOCK, SHORTEST
 from hybrid.backends.sampling import SeededChoice
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.capability.types import Message
-from hybrid.errors import BackendError
+from hybrid.errors import BackendError, PromptError
 
 Prompt = str | tuple[Message, ...]
 MIXED = "lora"
@@ -111,23 +113,23 @@ class LiveBatch:
         self.rows: list[LiveRow] = []
 
     def encode(self, asked: LiveRequest) -> LiveRow:
-        """The prompt in tokens. Raises BackendError for one without tokens, and for one that leaves no room to answer."""
+        """The prompt in tokens. Raises PromptError for one without tokens, and for one that leaves no room to answer."""
         ids, limit, most = self._ids(asked.request.prompt), self._backend.positions(), asked.sampling.max_new_tokens
         if not ids:
-            raise BackendError("the prompt holds no token; give a non-empty prompt")
+            raise PromptError("the prompt holds no token; give a non-empty prompt")
         if limit is not None and asked.shrink:
             most = max(1, min(most, limit - len(ids)))
         if limit is not None and len(ids) + most > limit:
-            raise BackendError(
+            raise PromptError(
                 f"{len(ids)} prompt tokens plus {most} of the answer exceed the model's limit of {limit} positions; shorten "
                 "the prompt or ask for fewer tokens"
             )
         return LiveRow(asked, ids, most)
 
     def admit(self, asked: Sequence[LiveRequest]) -> list[LiveRow]:
-        """Let rows in, and compute their prompts and first tokens; those with one adapter in one pass.
+        """Let rows in, and compute their prompts and first tokens in one pass.
 
-        Raises BackendError (see `encode`) and AdapterError; the batch is as it was then.
+        Raises PromptError (see `encode`), BackendError and AdapterError; the batch is as it was then.
         """
         rows = [self.encode(a) for a in asked]
         if rows:
@@ -155,12 +157,12 @@ class LiveBatch:
             self._leave()
 
     def _pass(self, rows: Sequence[LiveRow], shared: SharedRows, ids: list[list[int]]) -> None:
-        """Compute new columns of rows, and note what each says next."""
+        """Compute new columns of rows, and note what each says next. Raises BackendError where that cannot be computed."""
         model, shelf = self._loaded.model, self._backend.shelf
         adapters = [row.asked.adapter for row in rows]
         wanted = torch.tensor(ids, device=model.device)
-        acting = shelf.mixed(adapters) if self._mixed else shelf.active(adapters[0])
-        with torch.inference_mode(), acting, computing(model, shared, self._configs):
+        acting = shelf.by_row(adapters) if self._mixed else shelf.active(adapters[0])
+        with _translated(len(rows)), torch.inference_mode(), acting, computing(model, shared, self._configs):
             logits = last_logits(model, wanted, shared.enter(len(ids[0]), model.device))
             shared.leave()
         self._say(rows, logits)
@@ -205,7 +207,7 @@ class LiveBatch:
 
     def _read(self, adapter: Adapter | None, tokens: tuple[int, ...]) -> PrefixKeys:
         shelf = self._backend.shelf
-        with torch.inference_mode(), shelf.active(adapter):
+        with _translated(1), torch.inference_mode(), shelf.active(adapter):
             self._backend.prefixes.retain(shelf.attached)
             return read_prefix(self._loaded.model, tokens)
 
@@ -238,6 +240,17 @@ class LiveBatch:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@contextmanager
+def _translated(rows: int) -> Iterator[None]:
+    """What keeps a pass from being computed, as the error that callers know."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BackendError(f"memory ran out with {rows} rows in a running batch") from error
+    except UnsupportedModelError as error:
+        raise BackendError(f"the model cannot go on in a running batch: {error}") from error
 
 
 def _choose(rows: Sequence[LiveRow], logits_bv: torch.Tensor) -> torch.Tensor:

@@ -93,7 +93,7 @@ class AdapterShelf:
         self._capacity = max(self._capacity, adapters)
 
     @contextmanager
-    def mixed(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
+    def by_row(self, adapters: Sequence[Adapter | None]) -> Iterator[None]:
         """Inside, row i of every pass computes with `adapters[i]`, and those of None with the bare base. LoRA only.
 
         Raises AdapterError before anything runs, also where there are more of them than the shelf has room for. Costs a

@@ -33,7 +33,7 @@ from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_ranks import target_ranks
 from hybrid.capability.types import Message
 from hybrid.config.schema import TransformersBackendConfig
-from hybrid.errors import BackendError
+from hybrid.errors import BackendError, PromptError
 
 _PADDING = 32
 """Padding of a row's own tokens that is not worth a batch of its own."""
@@ -257,11 +257,11 @@ class TransformersBackend:
         limit = min((n for n in (self.positions(), most) if n is not None), default=None)
         for place, tokens in enumerate(ids):
             if not tokens:
-                raise BackendError(
+                raise PromptError(
                     f"request {place + 1} of {len(ids)}: the prompt holds no token; give a non-empty prompt"
                 )
             if limit is not None and len(tokens) + sampling.max_new_tokens > limit:
-                raise BackendError(
+                raise PromptError(
                     f"request {place + 1} of {len(ids)}: {len(tokens)} prompt tokens plus max_new_tokens "
                     f"{sampling.max_new_tokens} exceed the model's limit of {limit} positions; shorten the skill "
                     "or the prompt, or lower decoding.max_new_tokens"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -245,19 +245,28 @@ def export(
         Path, typer.Option("--to", metavar="FOLDER", help="Where the export goes; new or empty.", show_default=False)
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace what the folder holds.")] = False,
+    engine: Annotated[
+        Literal["hub", "vllm", "ollama"] | None,
+        typer.Option("--format", help="Also write what another engine needs.", show_default=False),
+    ] = None,
+    svf_rank: Annotated[
+        int, typer.Option(min=1, help="Most rank of the LoRA that an SVF adapter becomes for vLLM and Ollama.")
+    ] = 64,
     json: Json = False,
 ) -> None:
     """Write skills, adapters, a manifest and a model card of a finished run."""
     from hybrid.cli.text import table
     from hybrid.serve.export import export as export_run
+    from hybrid.serve.export import launch_of
 
-    exported = export_run(run_dir, to, force=force)
+    exported = export_run(run_dir, to, force=force, fmt=engine, svf_rank=svf_rank)
     rows = [
         {key: row[key] or "-" for key in ("name", "placement", "skill", "adapter")}
         for row in exported.manifest["capabilities"]
     ]
     result = {"folder": str(exported.folder), "manifest": exported.manifest}
-    output_of(context).result(result, f"{table(rows)}\n{exported.folder}")
+    lines = [table(rows), *launch_of(exported.manifest), str(exported.folder)]
+    output_of(context).result(result, "\n".join(lines))
 
 
 @app.command()

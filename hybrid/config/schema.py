@@ -259,7 +259,7 @@ class Config(Section):
             raise ValueError(
                 "backend: vLLM packs a quantised base in its own way, which is another base than is trained"
             )
-        if self.backend.type == "vllm" and self.weights.method == "svf":
+        if self.backend.type == "vllm" and "svf" in {c.method or self.weights.method for c in self.capabilities}:
             raise ValueError("backend: vLLM serves LoRA adapters alone; use backend.type transformers with method svf")
         steered = self.steers and self.weights.proxy.apply == "logits"
         if self.backend.type == "vllm" and steered:

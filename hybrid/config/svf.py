@@ -35,5 +35,5 @@ class SvfConfig(Section):
     """`sft` is offered to be measured: experts this small are reported to fail under it."""
     target_modules: str | tuple[str, ...] = "all-linear"
     directions: DirectionsConfig = DirectionsConfig()
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: float = Field(default=1e-2, gt=0)
     """Instead of that of `weights.grpo` or `weights.sft`: of factors, which are near 1, not of matrices."""

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from hybrid.config.section import Section
 
+Combination = Literal["cat", "linear", "ties", "dare_linear", "dare_ties"]
+
 
 class SwarmConfig(Section):
     """A search over mixture coefficients of finished adapters. What it finds is one adapter, gated like any other."""
@@ -32,6 +34,11 @@ class SwarmConfig(Section):
     """Clearly behind: a one-sided sign test below this, against what it has to beat. 0 measures every mixture in full."""
     regularise: float = Field(default=0.02, ge=0)
     """Score that a mean absolute coefficient of 1 costs."""
+    combination: Combination = "cat"
+    """How coefficients become an adapter. `cat` is exactly the weighted sum of the weight changes; the others are PEFT's, which
+    work on the factors and are not that sum."""
+    density: float = Field(default=0.5, gt=0, le=1)
+    """Share of an expert's numbers that `ties` and `dare_...` keep."""
     rank: int | None = Field(default=None, ge=1)
     """Compress the found mixture to this rank; the report says what was left out. None keeps it exact."""
     inertia: float = Field(default=0.2, ge=0)

@@ -29,7 +29,7 @@ from hybrid.backends.memory import (
     packed_kind,
     predict,
 )
-from hybrid.config.schema import Config
+from hybrid.config.schema import Config, WeightsConfig
 
 LARGEST_HEADER = 64 * MIB
 
@@ -63,9 +63,10 @@ def estimate_memory(config: Config, folder: Path | None, longest_tokens: int, an
     weights = _weight_bytes(config, shapes, item)
     batch = getattr(config.backend, "batch_size", 1)
     cache = batch * longest_tokens * found.layers * 2 * found.keys * item
-    rows = config.weights.rows_per_device or _rows_per_step(config)
-    trained = _training(config, found, weights, (max(0, longest_tokens - answer_tokens), answer_tokens), rows)
-    answering = weights + adapter_size(found, config.weights, item).directions
+    ways = [config.weights_of(c.name) for c in config.capabilities]
+    tokens = (max(0, longest_tokens - answer_tokens), answer_tokens)
+    trained, rows = max((_training(config, way, found, weights, tokens) for way in ways), key=lambda pair: pair[0].peak)
+    answering = weights + max(adapter_size(found, way, item).directions for way in ways)
     parts = {
         "the base that answers": answering,
         "the base that is trained": trained.weights,
@@ -114,16 +115,19 @@ def with_small(base: MemoryPlan, small: MemoryPlan, base_is_trained: bool) -> Me
     )
 
 
-def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, int], rows: int) -> Predicted:
-    chosen = config.weights
+def _training(
+    config: Config, chosen: WeightsConfig, a: Architecture, weights: int, tokens: tuple[int, int]
+) -> tuple[Predicted, int]:
+    """Of one way to train, and its rows in a pass."""
+    rows = chosen.rows_per_device or _rows_per_step(chosen)
     size = adapter_size(a, chosen, ITEM[config.model.dtype])
-    return predict(
+    predicted = predict(
         a,
         Work(
             prompt=tokens[0],
             answer=tokens[1],
             rows=rows,
-            generated=_rows_per_step(config) if chosen.reinforces else 0,
+            generated=_rows_per_step(chosen) if chosen.reinforces else 0,
             weight_bytes=weights,
             adapter=size.trained + size.directions,
             item=ITEM[config.model.dtype],
@@ -133,6 +137,7 @@ def _training(config: Config, a: Architecture, weights: int, tokens: tuple[int, 
             cuda=config.model.device == "cuda",
         ),
     )
+    return predicted, rows
 
 
 def _weight_bytes(config: Config, shapes: dict[str, tuple[int, ...]], item: int) -> int:
@@ -157,8 +162,7 @@ def _unknown(why: str) -> MemoryPlan:
     return MemoryPlan(parameters=None, weights_mib=None, generate_mib=None, train_mib=None, note=f"not known: {why}")
 
 
-def _rows_per_step(config: Config) -> int:
-    weights = config.weights
+def _rows_per_step(weights: WeightsConfig) -> int:
     if not weights.reinforces:
         return weights.supervised.batch
     rows = weights.grpo.prompts_per_step * weights.grpo.generations

@@ -18,7 +18,8 @@ def leave_facts(session: Session) -> Path:
     config = session.loaded.config
     path = session.folder.path / "report" / SERVING
     capabilities = tuple(_facts(session, c) for c in session.capabilities)
-    write_facts(path, ServingFacts(model=config.model, backend=config.backend, capabilities=capabilities))
+    facts = ServingFacts(model=config.model, small=config.small, backend=config.backend, capabilities=capabilities)
+    write_facts(path, facts)
     return path
 
 

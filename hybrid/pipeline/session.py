@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid import __version__
+from hybrid.backends.adapters import inspect_adapter
 from hybrid.backends.base import Adapter, Backend, Sampling
 from hybrid.backends.chat import ChatModel
 from hybrid.capability.types import Capability
@@ -169,11 +170,15 @@ def peak_memory_mb() -> int:
 
 def named_files(loaded: LoadedConfig) -> dict[str, str]:
     """sha256 (hex) by path, as written, of the files that steer a run without being data: vocabularies, oracles, the
-    module of a classifier of formats."""
+    module of a classifier of formats, adapters to mix. Raises AdapterError for a folder that is no adapter."""
     config = loaded.config
     replay = getattr(config.skill.proposer, "path", None)
     named = {config.skill.vocabulary, replay, *(p for c in config.capabilities for p in (c.vocabulary, c.oracle))}
     found = {p: hashlib.sha256(loaded.resolve(p).read_bytes()).hexdigest() for p in sorted(n for n in named if n)}
+    names = {c.name for c in config.capabilities}
+    if any(config.method_of(name) == "swarm" for name in names):
+        folders = sorted(p for p in config.weights.swarm.experts if p not in names)
+        found |= {p: inspect_adapter(loaded.resolve(p)).sha256 for p in folders}
     monitors = config.weights.monitors
     told = classifier_fingerprint(monitors)
     if monitors.classifier is not None and told is not None:

@@ -26,8 +26,9 @@ from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Interval, Measurement
 from hybrid.pipeline.session import Session
 from hybrid.store.faults import faultpoint
+from hybrid.weights.compose.combine import combine
 from hybrid.weights.compose.experts import Expert, experts_of
-from hybrid.weights.compose.materialise import gates, materialise, stack
+from hybrid.weights.compose.materialise import Materialised, gates, stack, written
 from hybrid.weights.compose.race import MixtureRace
 from hybrid.weights.compose.search import Point, build_search
 
@@ -114,32 +115,19 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
     searched, split, fresh = parts(capability, settings.examples)
     place = session.folder.path / "checkpoints" / f"{capability.name}-{arm}"
     bench = _Bench(session, capability, skill, experts, place / "mixtures")
-    race = MixtureRace(
-        lambda p, r: bench.scores(p, [searched[i] for i in r]), len(searched), settings, session.loaded.config.seed
-    )
-    search = build_search(settings, len(experts), session.loaded.config.seed)
-    told: dict[Point, float] = {}
-    count = 0
+    seed = session.loaded.config.seed
+    race = MixtureRace(lambda p, r: bench.scores(p, [searched[i] for i in r]), len(searched), settings, seed)
+    search, told, count = build_search(settings, len(experts), seed), dict[Point, float](), 0
     while (generation := search.ask()).points:
         values = race.run(generation)
         search.tell(values)
         told |= dict(zip(generation.points, values, strict=True))
         count += len(generation.points)
-        best = max(told.values())
-        data = {
-            "capability": capability.name,
-            "stage": arm,
-            "done": count,
-            "total": settings.evaluations,
-            "unit": "mixtures",
-        }
-        session.on_event("progress", {**data, "best": round(best, 4)})
+        data = {"capability": capability.name, "stage": arm, "done": count, "total": settings.evaluations}
+        session.on_event("progress", {**data, "unit": "mixtures", "best": round(max(told.values()), 4)})
         faultpoint("stage.swarm-generation")
     found = search.answer()
-    final = materialise(
-        experts, found, place / "adapters" / "mixture", info.fingerprint, rank=settings.rank,
-        facts={"method": "swarm", "capability": capability.name},
-    ) if any(found) else None  # fmt: skip
+    final = bench.write(found, place / "adapters" / "mixture", settings.rank) if any(found) else None
     alone = max(range(len(experts)), key=lambda i: told.get(_only(i, len(experts)), -math.inf))
     rivals = {"base": None, list(named)[alone]: experts[alone].adapter, "mixture": final.adapter if final else None}
     measured = {n: bench.measure(a, split, fresh) for n, a in rivals.items()}
@@ -206,12 +194,20 @@ class _Bench:
         self._experts, self._folder = experts, folder
         self._base = session.backend.info().fingerprint
         self._stack: tuple[Adapter, tuple[int, ...]] | None = None
-        self._mixes = isinstance(session.backend, MixingBackend) and not skill
+        self._how = session.loaded.config.weights.swarm
+        self._mixes = isinstance(session.backend, MixingBackend) and not skill and self._how.combination == "cat"
 
     def measure(self, adapter: Adapter | None, split: Split, examples: Sequence[Example]) -> Measurement:
         """One candidate, in the run's way."""
         candidate = self._session.candidate(self._capability, self._skill, adapter)
         return self._session.meter.measure(candidate, self._capability, split, examples, stage="compose")
+
+    def write(self, point: Point, out: Path, rank: int | None) -> Materialised:
+        """The mixture as a folder, compressed to `rank` where one is given."""
+        how, facts = self._how, {"method": "swarm", "capability": self._capability.name}
+        seed = self._session.loaded.config.seed
+        modules = combine(self._experts, point, how.combination, density=how.density, seed=seed)
+        return written(modules, self._experts, point, out, self._base, rank=rank, facts=facts)
 
     def scores(self, points: Sequence[Point], examples: Sequence[Example]) -> list[list[float]]:
         """Scores of mixtures on `search`; zeros for one that the base cannot compute with."""
@@ -239,7 +235,7 @@ class _Bench:
             if point == _only(i, len(point)):
                 return expert.adapter
         out = self._folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
-        found = materialise(self._experts, point, out, self._base).adapter
+        found = self.write(point, out, None).adapter
         if not self._mixes:
             return found
         if self._stack is None:

@@ -1,7 +1,7 @@
 """Whether one merged adapter stands in for several: a pure decision on what the gates measured.
 
 Routing first, composing second: separate adapters, the right one chosen for each request, are the default, since a merge loses to
-them wherever a request needs one skill (`docs/composition.md`). What a merge saves is the choice: one adapter serves every
+them wherever a request needs one skill (`docs/merging.md`). What a merge saves is the choice: one adapter serves every
 request. So it only has to be as good, and that has to be shown for each capability.
 
 Does not: measure, or build a merge.

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from hybrid.errors import AdapterError, BackendError, HybridError, UsageError
+from hybrid.errors import AdapterError, HybridError, PromptError, UsageError
 from hybrid.serve.engine import Delta, Done, Engine, EngineBusy, EngineClosed, Event, Failed, Ticket
 from hybrid.serve.placed import BASE, ROUTED, PlacedModel, Prepared
 from hybrid.serve.protocol import (
@@ -432,10 +432,8 @@ def _cancel(streams: Sequence[_Stream]) -> None:
 def _api_error(error: HybridError) -> ApiError:
     """What a failed row says: a prompt that does not fit is the caller's, everything else the server's."""
     text = str(error)
-    if isinstance(error, BackendError) and "exceed" in text:
-        return ApiError(400, text, code="context_length_exceeded")
-    if isinstance(error, BackendError) and "no token" in text:
-        return ApiError(400, text, param="prompt")
+    if isinstance(error, PromptError):
+        return ApiError(400, text, code="context_length_exceeded" if "exceed" in text else "invalid_prompt")
     if isinstance(error, AdapterError):
         return ApiError(500, "the adapter of this capability cannot be used; the server's log says why", cause=text)
     return ApiError(500, "the model could not answer; the server's log says why", cause=text)

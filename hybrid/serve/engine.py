@@ -255,9 +255,16 @@ class Engine:
         if left:
             batch.drop([t.row for t in left if t.row is not None])
             self._running[key] = [t for t in self._running[key] if not t.cancelled.is_set()]
-        if batch.rows:
-            batch.step()
-            self.passes += 1
+        try:
+            if batch.rows:
+                batch.step()
+                self.passes += 1
+        except HybridError as error:  # these rows are lost; fewer are let in from now on, in case it was the memory
+            for ticket in self._running.pop(key):
+                ticket.tell(Failed(error))
+            del self._lanes[key]
+            self._most_rows = max(1, self._most_rows // 2)
+            return
         self._tell(key)
 
     def _tell(self, key: str) -> None:

@@ -13,19 +13,24 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hybrid import __version__
 from hybrid.backends.adapters import MANIFEST as ADAPTER_MANIFEST
 from hybrid.backends.adapters import inspect_adapter
+from hybrid.config.loader import load_config
 from hybrid.errors import AdapterError, RunFolderError, UsageError
 from hybrid.report.markdown import esc, table
 from hybrid.report.schema import CapabilityReport, Estimate, Report
 from hybrid.report.text import ABSENT, interval, limits, num, placed_arm, pvalue, sealed, signed
 from hybrid.serve.artifacts import finished_report, hashes, placed_adapter, placed_skill, sound_adapter
-from hybrid.serve.facts import SERVING, read_facts, write_facts
+from hybrid.serve.facts import SERVING, ServingFacts, read_facts, write_facts
+from hybrid.serve.formats import Format, Pack, Written, front_matter, write_format
+from hybrid.serve.formats_vllm import describe
 from hybrid.skill.document import SkillDocument
 from hybrid.skill.evidence_metadata import body_hash
 from hybrid.skill.library import load_library, load_skill, save_skill
@@ -36,6 +41,8 @@ from hybrid.store.folder import FOLDERS
 
 SCHEMA_VERSION = 1
 MANIFEST, CARD = "manifest.json", "README.md"
+SVF_RANK = 64
+ENGINES: Mapping[Format, str] = {"hub": "PEFT, from the Hugging Face hub", "vllm": "vLLM", "ollama": "Ollama"}
 BODY_TOKENS = 5000
 """Most tokens of an exported SKILL.md, as the format recommends; a longer body is split into references."""
 
@@ -53,8 +60,18 @@ def about_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int = BODY_TOKENS) -> Exported:
-    """Write the export of a finished run to `to`.
+def export(
+    run_folder: Path,
+    to: Path,
+    *,
+    force: bool = False,
+    body_tokens: int = BODY_TOKENS,
+    fmt: Format | None = None,
+    svf_rank: int = SVF_RANK,
+) -> Exported:
+    """Write the export of a finished run to `to`; with `fmt`, also what another engine needs to serve it (see `formats`).
+
+    `svf_rank` is the most rank of the LoRA that an SVF adapter becomes for an engine that knows no SVF; the base is loaded then.
 
     Raises UsageError for a target that is not empty (without `force`, which replaces it), is a link, or holds the run;
     RunFolderError for a run without a sound report, or a skill that differs from it; AdapterError for an adapter that
@@ -66,7 +83,7 @@ def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int 
     parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".tmp-export-", dir=parent))
     try:
-        manifest = _build(run_folder, report, staging, body_tokens)
+        manifest = _build(run_folder, report, staging, body_tokens, fmt, svf_rank)
         staging.chmod(0o755)  # mkdtemp's 0700 would hide the export from colleagues
         faultpoint("export.before-rename")
         _put(staging, to, parent)
@@ -74,6 +91,14 @@ def export(run_folder: Path, to: Path, *, force: bool = False, body_tokens: int 
         shutil.rmtree(staging, ignore_errors=True)
     fsync_folder(parent)
     return Exported(to, manifest)
+
+
+def launch_of(manifest: Mapping[str, Any]) -> list[str]:
+    """How an export with a format is served, and what that cannot express, in lines; none for a plain one."""
+    told = manifest.get("format")
+    if told is None:
+        return []
+    return [told["launch"], *(f"not expressed: {text}" for text in told["not_expressed"])]
 
 
 def card(report: Report) -> str:
@@ -161,15 +186,25 @@ def _put(staging: Path, to: Path, parent: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _build(run_folder: Path, report: Report, staging: Path, body_tokens: int) -> dict[str, Any]:
+def _build(
+    run_folder: Path, report: Report, staging: Path, body_tokens: int, fmt: Format | None, svf_rank: int
+) -> dict[str, Any]:
     capabilities = [_capability(run_folder, report, c, staging, body_tokens) for c in report.capabilities]
     if (staging / "skills").is_dir():
         load_library(staging / "skills")  # every export is readable by the strict reader as a whole
-    write_text(staging / CARD, card(report))
     served = run_folder / "report" / SERVING
-    if served.exists():
-        write_facts(staging / SERVING, read_facts(served))
+    facts = read_facts(served) if served.exists() or fmt is not None else None
+    if facts is not None:
+        write_facts(staging / SERVING, facts)
+    head, tail, formatted = "", "", {}
+    if fmt is not None and facts is not None:
+        packs = [_pack(report, row, facts) for row in capabilities]
+        written = write_format(fmt, staging, packs, facts, partial(_convert, run_folder, svf_rank))
+        head = front_matter(facts, packs) if fmt == "hub" else ""
+        tail, formatted = _served_by(fmt, written), {"format": written.as_json(fmt)}
+    write_text(staging / CARD, head + card(report) + tail)
     manifest = {
+        **formatted,
         "schema_version": SCHEMA_VERSION,
         "run_id": report.run_id,
         "created": report.created,
@@ -180,6 +215,36 @@ def _build(run_folder: Path, report: Report, staging: Path, body_tokens: int) ->
     }
     write_json(staging / MANIFEST, manifest)
     return manifest
+
+
+def _pack(report: Report, row: Mapping[str, Any], facts: ServingFacts) -> Pack:
+    """What a format needs of one capability."""
+    c = next(c for c in report.capabilities if c.name == row["name"])
+    asked = facts.of(c.name)
+    if asked is None:
+        raise RunFolderError(f"{SERVING} does not say how {c.name!a} is asked; make the run's report again")
+    skill = (c.skill_text or "") if row["skill"] else ""
+    return Pack(c.name, c.placement, skill, row["adapter"], asked.sampling, asked.turns)
+
+
+def _convert(run_folder: Path, rank: int, folder: Path, out: Path) -> dict[str, Any]:
+    """An SVF adapter as a LoRA, over the run's base, which is loaded for it."""
+    from hybrid.backends.build import default_cache_dir
+    from hybrid.backends.loading import load_base
+    from hybrid.backends.svf.export import svf_to_lora
+
+    config = load_config(run_folder / "config.resolved.json")
+    loaded = load_base(config.config.model, config.resolve, default_cache_dir())
+    return svf_to_lora(folder, loaded, rank, out).as_json()
+
+
+def _served_by(fmt: Format, written: Written) -> str:
+    """The card's section on a format."""
+    lines = [f"## With {ENGINES[fmt]}", "", "```", written.launch, "```", ""]
+    if fmt == "vllm":
+        lines += [describe(), ""]
+    lines += ["What this cannot express:", "", *(f"- {esc(text, 2000)}" for text in written.not_expressed), ""]
+    return "\n".join(["", *lines])
 
 
 def _capability(

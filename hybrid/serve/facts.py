@@ -41,6 +41,8 @@ class ServingFacts(Section):
 
     schema_version: Literal[1] = 1
     model: ModelConfig
+    small: ModelConfig | None = None
+    """The small model that a proxy steers with; None where the run has none."""
     backend: BackendConfig = TransformersBackendConfig()
     capabilities: tuple[CapabilityFacts, ...] = Field(min_length=1)
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from hybrid.backends.base import Adapter, Backend, Request, Sampling
 from hybrid.backends.build import build_backend, default_cache_dir
+from hybrid.backends.proxy_folder import is_proxy
 from hybrid.capability.types import Message
 from hybrid.config.suggest import did_you_mean
 from hybrid.errors import BackendError, UsageError
@@ -122,6 +123,9 @@ class PlacedModel:
             return
         self.backend.can_share()  # type: ignore[attr-defined]  # a backend with a shelf has it
         for adapter in self.placement.adapters:
+            if is_proxy(adapter):  # it is held elsewhere, and loads its small model when it is first used
+                self.backend.generate([Request(_PLACEHOLDER, 0)], Sampling(max_new_tokens=1), adapter)
+                continue
             with shelf.active(adapter):
                 pass
 
@@ -312,7 +316,9 @@ def load(
     config = placement.model.model_copy(update=changes)
     here = Path.cwd()
     resolve = placement.resolve if model is None else lambda text: here / text
-    return PlacedModel(placement, build_backend(config, placement.backend, resolve, default_cache_dir()), policy)
+    small = placement.small if any(is_proxy(a) for a in placement.adapters) else None
+    built = build_backend(config, placement.backend, resolve, default_cache_dir(), small)
+    return PlacedModel(placement, built, policy)
 
 
 def _last_question(messages: tuple[Message, ...]) -> str:

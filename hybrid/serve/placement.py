@@ -61,6 +61,7 @@ class Placement:
     fingerprint: str
     model_path: str
     model: ModelConfig
+    small: ModelConfig | None
     backend: BackendConfig
     resolve: Callable[[str], Path]
     parts: Mapping[str, Part]
@@ -105,6 +106,7 @@ def _of_run(folder: Path) -> Placement:
         model.fingerprint,
         model.path,
         loaded.config.model,
+        loaded.config.small,
         loaded.config.backend,
         loaded.resolve,
         parts,
@@ -134,6 +136,7 @@ def _of_export(folder: Path) -> Placement:
         str(model["fingerprint"]),
         str(model["path"]),
         facts.model,
+        facts.small,
         facts.backend,
         lambda text: here / text,
         parts,

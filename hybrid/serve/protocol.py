@@ -270,10 +270,12 @@ class StopText:
         if self.met or not self._stops:
             return "" if self.met else piece
         text = self._held + piece
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if (
+            found
+        ):  # the one that ends first, as a model that stops by itself would: however the text was cut into pieces
             self.met, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

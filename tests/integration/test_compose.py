@@ -19,7 +19,9 @@ from hybrid.backends.base import Adapter, Mixture, Request, Sampling
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
+from hybrid.config.swarm import Combination
 from hybrid.errors import AdapterError
+from hybrid.weights.compose.combine import combine
 from hybrid.weights.compose.experts import Expert, expert_of, experts_of
 from hybrid.weights.compose.materialise import compress, gates, materialise, mix, stack
 
@@ -247,3 +249,37 @@ def test_one_batch_holds_mixtures_of_one_stack(base: LoadedModel, tmp_path: Path
     ]
     with pytest.raises(ValueError, match="one stack"):
         backend.generate_mixed([Request("a", 0)] * 2, Sampling(), stacks)
+
+
+@pytest.mark.parametrize("how", ["linear", "ties", "dare_linear", "dare_ties"])
+def test_the_other_combinations_are_those_of_peft(base: LoadedModel, tmp_path: Path, how: Combination) -> None:
+    """Without DARE's draws (density 1) PEFT's own numbers come out; they are far from the weighted sum."""
+    adapters = [lora(tmp_path / str(i), base, i, use_rslora=False) for i in range(2)]
+    weights, density = (0.6, -0.4), 1.0 if how.startswith("dare") else 0.5
+    model = PeftModel.from_pretrained(tiny_model(), str(adapters[0].path), adapter_name="0")
+    model.load_adapter(str(adapters[1].path), adapter_name="1")
+    model.add_weighted_adapter(["0", "1"], list(weights), "out", combination_type=how, density=density)
+    experts = experts_of(adapters, base.info.fingerprint)
+    mine = combine(experts, weights, how, density=density, seed=0)
+    assert {f.rank for f in mine.values()} == {4}
+    exact = mix(experts, weights)
+    lost = whole = 0.0
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            factors = mine[name]
+            assert torch.allclose(module.get_delta_weight("out"), factors.b @ factors.a, atol=1e-4), name
+            wanted = exact[name].b @ exact[name].a
+            lost += float(((factors.b @ factors.a - wanted) ** 2).sum())
+            whole += float((wanted**2).sum())
+    assert math.sqrt(lost / whole) > 0.5, "not the weighted sum"
+
+
+def test_what_dare_keeps_is_its_seed(base: LoadedModel, tmp_path: Path) -> None:
+    experts = experts_of([lora(tmp_path / str(i), base, i) for i in range(2)], base.info.fingerprint)
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    one, same, other = (combine(experts, (0.5, 0.5), "dare_linear", seed=s) for s in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    name = next(iter(one))
+    assert torch.equal(one[name].b, same[name].b) and not torch.equal(one[name].b, other[name].b)
+    assert all(torch.equal(f.b, combine(experts, (0.5, 0.5), "cat")[n].b) for n, f in mix(experts, (0.5, 0.5)).items())

@@ -120,7 +120,7 @@ def test_more_adapters_than_there_is_room_for_are_refused(
     backend: TransformersBackend, adapters: list[Adapter | None]
 ) -> None:
     many = [Adapter(Path("nowhere"), f"{n:064x}") for n in range(5)]
-    with pytest.raises(AdapterError, match="5 adapters in one batch"), backend.shelf.mixed(many):
+    with pytest.raises(AdapterError, match="5 adapters in one batch"), backend.shelf.by_row(many):
         pass
     with pytest.raises(AdapterError, match="nowhere"):
         LiveBatch(backend).admit([LiveRequest(Request("ab", 0), Sampling(), many[0])])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,11 @@ from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.capability.types import Example
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import UsageError
+from hybrid.weights.compose.search import Generation
 from hybrid.weights.svf.mix import Expert, choose, classifier_rows, few_shot, named, question
 
 HERE = Adapter(Path("nowhere"), "0" * 64)
 EXPERTS = (Expert("code", "programs", HERE), Expert("maths", "numbers {and} more", HERE))
-
-
-@dataclass(frozen=True)
-class Points:
-    points: tuple[tuple[float, ...], ...]
 
 
 class Grid:
@@ -36,9 +31,9 @@ class Grid:
         self.left, self.told = [points, ()], {}
         self.asked: tuple[tuple[float, ...], ...] = ()
 
-    def ask(self) -> Points:
+    def ask(self) -> Generation:
         self.asked = tuple(self.left.pop(0))
-        return Points(self.asked)
+        return Generation(self.asked, (None,) * len(self.asked), 1)
 
     def tell(self, values: Sequence[float]) -> None:
         self.told |= dict(zip(self.asked, values, strict=True))
@@ -70,7 +65,7 @@ def test_rows_for_a_classifier_come_in_turns_and_name_the_expert() -> None:
             classifier_rows(EXPERTS, wrong)
     with pytest.raises(UsageError, match="one word"):
         choose(FakeBackend(lambda *_: ""), [Expert("two words", "", HERE)], ["x"])
-    with pytest.raises(UsageError, match=r"has no .request."):
+    with pytest.raises(UsageError, match=r"has no \{request\}"):
         choose(FakeBackend(lambda *_: ""), EXPERTS, ["x"], template="{names}?")
 
 
@@ -81,13 +76,17 @@ def test_weights_are_found_on_a_handful_and_the_mixture_is_saved(tmp_path: Path)
     rows = [Example(id=str(i), prompt=f"a{i} =", reference="a") for i in range(4)]
     points = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (0.0, 0.0)]
     grid = Grid(*points)
-    found = few_shot(backend, experts, rows, Letters(), grid, tmp_path / "out", max_new_tokens=6)
+    found = few_shot(backend, experts, rows, Letters(), tmp_path / "out", search=grid, max_new_tokens=6)
     assert found.measured == 4, "equal mixtures are measured once, the bare base like others"
     assert found.weights == grid.answer()
     facts = check_adapter(found.adapter.path, base.info.fingerprint)
     assert facts.kind == "SVF"
     answers = backend.generate([Request(r.prompt, seed=0) for r in rows], Sampling(max_new_tokens=6), found.adapter)
     assert found.score == sum(Letters().grade(a.text, r).value for a, r in zip(answers, rows, strict=True)) / len(rows)
+    by_cma = few_shot(backend, experts, rows, Letters(), tmp_path / "cma", evaluations=23, max_new_tokens=6)
+    again = few_shot(backend, experts, rows, Letters(), tmp_path / "again", evaluations=23, max_new_tokens=6)
+    assert (by_cma.weights, by_cma.adapter.sha256) == (again.weights, again.adapter.sha256)
+    assert 3 < by_cma.measured <= 24
     parts = [read_tensors(e.adapter.path) for e in experts]
     name = sorted(parts[0])[0]
     wanted = sum(w * part[name] for w, part in zip(found.weights, parts, strict=True))

@@ -175,7 +175,7 @@ def test_settings_that_nothing_would_read_are_refused(settings: dict[str, object
 
 def test_what_cannot_be_shared_is_refused() -> None:
     shared = ScheduleConfig(tasks="shared")
-    with pytest.raises(ValidationError, match="needs method grpo or sft"):
+    with pytest.raises(ValidationError, match="needs method grpo, sft or svf"):
         WeightsConfig(method="distill", distill=DistillConfig(), schedule=shared)
     with pytest.raises(ValidationError, match="no warm start"):
         WeightsConfig(schedule=shared, warm_start=WarmStartConfig(steps=2))

@@ -29,6 +29,7 @@ _HARMLESS = frozenset(
     }
 )  # fmt: skip
 """Keys of a LoRA's configuration that leave it a plain product of two factors, or that `expert_of` reads."""
+_ONLY = "only plain LoRA adapters are mixed here"
 _UNKNOWN = "computes something other than a product of two factors, which a mixture would get wrong in silence"
 
 
@@ -66,6 +67,8 @@ def expert_of(adapter: Adapter, base_fingerprint: str) -> Expert:
         raise AdapterError(
             f"{adapter.path}: the files are not those of adapter {adapter.sha256[:12]}...; they were replaced"
         )
+    if facts.kind != "LORA":
+        raise AdapterError(f"{adapter.path}: is a {facts.kind} adapter; {_ONLY}")
     config = read_config(adapter.path)
     for key in sorted(config):
         if key not in _HARMLESS and config[key]:

@@ -52,7 +52,21 @@ def materialise(
     facts: Mapping[str, Any] | None = None,
 ) -> Materialised:
     """Write the mixture into the folder `out`, replacing one that is there. See `mix` for the errors."""
-    modules, error = mix(experts, coefficients), 0.0
+    return written(mix(experts, coefficients), experts, coefficients, out, base_fingerprint, rank=rank, facts=facts)
+
+
+def written(
+    modules: Modules,
+    experts: Sequence[Expert],
+    coefficients: Sequence[float],
+    out: Path,
+    base_fingerprint: str,
+    *,
+    rank: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Materialised:
+    """Write modules that were made of these experts, compressed to `rank` where one is given, with what they are made of."""
+    error = 0.0
     if rank is not None:
         modules, error = compress(modules, rank)
     told = [
@@ -83,7 +97,7 @@ def mix(experts: Sequence[Expert], coefficients: Sequence[float]) -> Modules:
     frozen = all(_shared(own) and len(own) == len(taking) for own in parts.values())
     found = {name: _added(own) if frozen else _stacked(own) for name, own in parts.items()}
     most = max(f.rank for f in found.values())
-    return {name: _padded(factors, most) for name, factors in found.items()}
+    return {name: padded(factors, most) for name, factors in found.items()}
 
 
 def stack(experts: Sequence[Expert], out: Path, base_fingerprint: str) -> tuple[Adapter, tuple[int, ...]]:
@@ -99,7 +113,7 @@ def stack(experts: Sequence[Expert], out: Path, base_fingerprint: str) -> tuple[
     found: Modules = {}
     for name, like in sorted(shapes.items()):
         none = Factors(like.a.new_zeros(0, like.a.shape[1]), like.b.new_zeros(like.b.shape[0], 0), 1.0)
-        own = [_padded(e.modules.get(name, none), rank) for e, rank in zip(experts, ranks, strict=True)]
+        own = [padded(e.modules.get(name, none), rank) for e, rank in zip(experts, ranks, strict=True)]
         b = torch.cat([f.scaling * f.b for f in own], dim=1)
         found[name] = Factors(torch.cat([f.a for f in own], dim=0), b, 1.0)
     facts = {"stack": [expert.adapter.sha256 for expert in experts]}
@@ -130,7 +144,7 @@ def compress(modules: Modules, rank: int) -> tuple[Modules, float]:
         root = s[:kept].sqrt()
         b = (left @ u[:, :kept]) * root
         a = root[:, None] * (v[:kept] @ right.T)
-        found[name] = _padded(Factors(a.float(), b.float(), 1.0), rank)
+        found[name] = padded(Factors(a.float(), b.float(), 1.0), rank)
         lost += float((s[kept:] ** 2).sum())
         whole += float((s**2).sum())
     return found, (lost / whole) ** 0.5 if whole > 0 else 0.0
@@ -212,7 +226,7 @@ def _stacked(parts: Sequence[tuple[Factors, float]]) -> Factors:
     return Factors(a, b, 1.0)
 
 
-def _padded(factors: Factors, rank: int) -> Factors:
+def padded(factors: Factors, rank: int) -> Factors:
     """The same product at a higher rank: rows and columns of zeros."""
     import torch
 

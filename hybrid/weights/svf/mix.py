@@ -2,7 +2,7 @@
 
     chosen = choose(backend, experts, prompts)                          # the base is asked which expert fits
     chosen = choose(backend, experts, prompts, classifier=adapter)      # an expert trained to say so is asked
-    found = few_shot(backend, experts, examples, grader, search, out)   # weights that do best on a handful of examples
+    found = few_shot(backend, experts, examples, grader, out)           # weights that do best on a handful of examples
 
 Asking costs one short answer per request before the answer itself (two passes); weights are found once per task and cost
 nothing afterwards. Deterministic given a deterministic backend, search and grader. Does not: decide whether a choice or a
@@ -16,12 +16,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from hybrid.backends.base import Adapter, Backend, Request, Sampling
 from hybrid.backends.svf.mixing import mix
 from hybrid.capability.types import Example, Grader
+from hybrid.config.swarm import SwarmConfig
 from hybrid.errors import UsageError
+from hybrid.weights.compose.search import CoefficientSearch, build_search
 
 QUESTION = "{options}\nRequest: {request}\nThe one of {names} that fits the request best is:"
 """What the model is asked. A template of one's own needs `{request}`; `{options}` and `{names}` may stand in it."""
@@ -37,32 +38,6 @@ class Expert:
     name: str
     description: str
     adapter: Adapter
-
-
-class Search(Protocol):
-    """Asks for mixtures and is told what they are worth (higher is better); `answer` is the one it stands for. The searches of
-    `hybrid.weights.compose` are such."""
-
-    def ask(self) -> Asked:
-        """The next mixtures; without points the search is over."""
-        ...
-
-    def tell(self, values: Sequence[float]) -> None:
-        """What they are worth, in order."""
-        ...
-
-    def answer(self) -> Sequence[float]:
-        """The weights found."""
-        ...
-
-
-class Asked(Protocol):
-    """A generation of a search."""
-
-    @property
-    def points(self) -> Sequence[Sequence[float]]:
-        """Weights, one per expert, of every mixture."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -136,20 +111,25 @@ def few_shot(
     experts: Sequence[Expert],
     examples: Sequence[Example],
     grader: Grader,
-    search: Search,
     out: Path,
     *,
+    search: CoefficientSearch | None = None,
+    seed: int = 0,
+    evaluations: int = 60,
     max_new_tokens: int = 64,
     size_cost: float = 0.02,
 ) -> Mixture:
     """The mixture whose greedy answers do best on `examples` (a handful; never `confirm` or `test`), saved in `out`.
 
+    Found by CMA-ES over `evaluations` mixtures (the paper has the cross-entropy method), or by a `search` of one's own.
     Worth of a mixture: mean score minus `size_cost` times the mean |weight|, which also breaks ties between the few scores that
     a handful allows (the paper breaks them by likelihood). Equal mixtures are measured once.
     """
     _check(experts, "{request}")
     if not examples:
         raise UsageError("weights of a mixture need examples to be found on")
+    if search is None:
+        search = build_search(SwarmConfig(evaluations=evaluations), len(experts), seed)
     known: dict[tuple[float, ...], float] = {}
     requests = [Request(example.prompt, seed=0) for example in examples]
     sampling, fingerprint = Sampling(max_new_tokens=max_new_tokens), backend.info().fingerprint
