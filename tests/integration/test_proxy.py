@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hybrid.backends.proxy import MixedPair, ProxyLogits
 from hybrid.backends.proxy_folder import unpack, write_proxy
 from hybrid.backends.proxy_models import compare_vocabularies
 from hybrid.backends.sampling import SeededChoice
+from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import AdapterError, BackendError
@@ -111,33 +113,30 @@ def test_at_strength_zero_the_scores_are_the_bases_own(world: World) -> None:
         assert content(backend.generate(requests, sampling, world.proxy(0.0))) == content(
             backend.generate(requests, sampling, None)
         )
-    pair = MixedPair(None, "never asked")
+    pair = MixedPair(None, lambda n, m: nullcontext())
     scores = torch.randn(2, 5)
     assert ProxyLogits(pair, 0.0, torch.ones(2, 3, dtype=torch.long))(torch.zeros(2, 3), scores) is scores
 
 
 def test_scores_equal_a_full_pass_at_every_step(world: World) -> None:
-    peft_model = PeftModel.from_pretrained(
-        load_tiny(world.small_folder).model, world.lora.path, adapter_name="t"
-    ).eval()
-    plain, tuned = load_tiny(world.small_folder).model, peft_model
+    small, plain = load_tiny(world.small_folder), load_tiny(world.small_folder).model
+    tuned = PeftModel.from_pretrained(load_tiny(world.small_folder).model, world.lora.path).eval()
+    shelf = AdapterShelf(small)
     rows = [[2, 7, 8, 9, 11], [2, 20], [2, 30, 31, 32]]
     width = max(map(len, rows))
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
     ids = torch.tensor([[0] * (width - len(r)) + r for r in rows])
-    steering = ProxyLogits(MixedPair(peft_model, "t"), 0.7, mask)
+    pair = MixedPair(small.model, lambda n, m: shelf.by_row([world.lora] * n + [None] * m))
+    steering = ProxyLogits(pair, 0.7, mask)
     with torch.inference_mode():
         for step in range(4):
             base = torch.randn(3, 44, generator=torch.Generator().manual_seed(step))
             found = steering(ids, base.clone())
             for row, tokens in enumerate(rows):
                 own = tokens + ids[row, width:].tolist()
-                with peft_model.disable_adapter():
-                    bare = logits(peft_model, own)
-                torch.testing.assert_close(bare, logits(plain, own))
-                peft_model.base_model.enable_adapter_layers()
                 expected = base[row] + 0.7 * (logits(tuned, own) - logits(plain, own))
                 torch.testing.assert_close(found[row], expected, atol=2e-4, rtol=1e-4)
+                torch.testing.assert_close(logits(small.model, own), logits(plain, own))
             ids = torch.cat([ids, torch.tensor([[5 + step], [9], [12 + step]])], dim=1)
 
 
