@@ -72,7 +72,9 @@ class Fake:
 
     def _answer(self, prompt: str, seed: int, adapter: Adapter | None) -> str:
         number = int(prompt.rpartition("q")[2].rstrip("?"))
-        alpha = 0.0 if adapter is None else json.loads((adapter.path / "adapter_config.json").read_text()).get("alpha", 1.0)
+        alpha = (
+            0.0 if adapter is None else json.loads((adapter.path / "adapter_config.json").read_text()).get("alpha", 1.0)
+        )
         if adapter is not None and "step-10" in str(adapter.path):
             alpha = 0.0
         return f"a{number}" if self.truth(number, alpha) else "no"
