@@ -102,6 +102,8 @@ def draw(seed: int) -> World:
     rng = random.Random(f"swarm {seed}")
     marks = dict(zip(rng.sample(language.MARKS, 5), rng.sample(EASY, 5), strict=True))
     first, second = rng.sample(list(marks), 2)
+    while language.apply([marks[first], marks[second]], "abcde") == "abcde":  # one undoes the other: no chain
+        first, second = rng.sample(list(marks), 2)
     return World(marks, (first, second), sorted(LAYOUTS)[seed % len(LAYOUTS)])
 
 
