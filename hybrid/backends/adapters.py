@@ -179,12 +179,16 @@ class _Kind:
     rank: Callable[[Path, Mapping[str, Any], Mapping[str, Any]], int]
 
 
-def _check_lora(path: Path, config: Mapping[str, Any]) -> None:
+def _leaves_base(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias {config['bias']!r} overwrites base weights; train with bias none")
     for key in ("modules_to_save", "layer_replication", "trainable_token_indices"):
         if config.get(key):
             raise AdapterError(f"{path}: {key} replaces parts of the base; train without it")
+
+
+def _check_lora(path: Path, config: Mapping[str, Any]) -> None:
+    _leaves_base(path, config)
     if config.get("init_lora_weights", True) not in _SAFE_INIT:
         raise AdapterError(
             f"{path}: init_lora_weights {config['init_lora_weights']!r} rewrites base weights; "
@@ -197,6 +201,7 @@ def _lora_rank(_path: Path, config: Mapping[str, Any], _tensors: Mapping[str, An
 
 
 def _check_svf(path: Path, config: Mapping[str, Any]) -> None:
+    _leaves_base(path, config)
     keep, count = config.get("keep"), config.get("count")
     if keep not in KEEPS or not (count is None or (type(count) is int and count > 0)):
         raise AdapterError(f"{path}: directions keep {keep!r}, count {count!r} are not known; train it again")

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from backend_tiny import load_tiny, save_adapter, save_tiny
+from safetensors.torch import save_file
 from svf_tiny import logits, save_svf, wrap
 
-from hybrid.backends.adapters import check_adapter, read_tensors
+from hybrid.backends.adapters import check_adapter, inspect_adapter, read_config, read_tensors, write_manifest
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.loading import LoadedModel, weights_checksum
 from hybrid.backends.svf.basis import bases_of, decompose
@@ -21,6 +22,7 @@ from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import AdapterError
+from hybrid.store.atomic import write_json
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,32 @@ def test_an_expert_of_another_base_or_of_other_directions_is_refused(base: Loade
     with pytest.raises(AdapterError, match="only SVF"):
         lora = save_adapter(tmp_path / "lora", base)
         mix([adapter.path, lora.path], [0.5, 0.5], tmp_path / "mixed", base.info.fingerprint)
+
+
+def test_an_expert_that_would_touch_the_base_or_is_none_is_refused(base: LoadedModel, tmp_path: Path) -> None:
+    wrong: list[tuple[dict[str, Any], dict[str, torch.Tensor], str]] = [
+        ({"bias": "all"}, {}, "bias 'all' overwrites"),
+        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save replaces"),
+        ({"keep": "some"}, {}, "keep 'some'"),
+        ({"count": -1}, {}, "count -1"),
+        ({}, {"base_model.model.model.norm.bias": torch.zeros(2)}, "no vector of singular values"),
+        ({}, {"base_model.model.model.norm.svf_d": torch.ones(2, 2)}, "no vector of singular values"),
+        ({}, {"base_model.model.model.norm.svf_d": torch.full((2,), float("inf"))}, "not finite"),
+    ]
+    for number, (config, tensors, message) in enumerate(wrong):
+        adapter = save_svf(tmp_path / str(number), base)
+        write_json(adapter.path / "adapter_config.json", read_config(adapter.path) | config)
+        save_file(read_tensors(adapter.path) | tensors, adapter.path / "adapter_model.safetensors")
+        write_manifest(adapter.path, base.info.fingerprint)
+        with pytest.raises(AdapterError, match=message):
+            check_adapter(adapter.path, base.info.fingerprint)
+    odd = save_svf(tmp_path / "odd", base)
+    save_file({"base_model.model.model.norm.svf_d": torch.ones(4)}, odd.path / "adapter_model.safetensors")
+    write_manifest(odd.path, base.info.fingerprint)
+    with pytest.raises(AdapterError, match="matches nothing"), AdapterShelf(base).active(inspect_adapter(odd.path)):
+        pass
+    with pytest.raises(AdapterError, match="no linear layer"):
+        svf_to_lora(odd.path, base, 4, tmp_path / "lora")
 
 
 def test_an_expert_works_over_a_packed_base_and_is_not_merged_into_it(folder: Path, tmp_path: Path) -> None:

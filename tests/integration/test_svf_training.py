@@ -49,8 +49,9 @@ def test_grpo_trains_the_vectors_and_the_reward_rises(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("by", ["grpo", "sft"])
 def test_a_training_that_was_interrupted_ends_with_the_same_bytes(folder: Path, tmp_path: Path, by: str) -> None:
     settings = _svf(train=by, directions=DirectionsConfig(keep="spread", count=8))
-    whole = train(make_job(folder, tmp_path / "whole", "svf", weights=settings))
-    job = make_job(folder, tmp_path / "cut", "svf", weights=settings)
+    steps = {"grpo": {"steps": 4}, "sft": {"steps": 4}}
+    whole = train(make_job(folder, tmp_path / "whole", "svf", weights=settings, **steps))
+    job = make_job(folder, tmp_path / "cut", "svf", weights=settings, **steps)
     interrupted(job, after=3)
     resumed = train(job)
     assert hashes(resumed) == hashes(whole)

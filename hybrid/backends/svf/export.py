@@ -27,7 +27,7 @@ from hybrid.backends.adapters import (
     write_manifest,
 )
 from hybrid.backends.loading import LoadedModel
-from hybrid.backends.quantization import plain_weight
+from hybrid.backends.quantization import is_packed, plain_weight
 from hybrid.backends.svf.basis import Bases, bases_of
 from hybrid.backends.svf.directions import chosen
 from hybrid.errors import AdapterError
@@ -94,6 +94,8 @@ def _factors(
     except AttributeError as error:
         raise AdapterError(f"the base has no module {module}") from error
     layer = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    if not (is_packed(layer) or isinstance(layer, torch.nn.Linear)):
+        raise AdapterError(f"the base's {module} is a {type(layer).__name__}, no linear layer")
     weight = plain_weight(layer).double().cpu()
     whole = bases.get(module, layer).double()
     picked = chosen(min(weight.shape), config["keep"], config["count"])

@@ -50,7 +50,6 @@ class SvfSettings(PeftConfig):  # type: ignore[misc]
     target_modules: list[str] | set[str] | str | None = None
     keep: Keep = "all"
     count: int | None = None
-    bias: str = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
