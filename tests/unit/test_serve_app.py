@@ -21,7 +21,7 @@ from hybrid.serve.app import Api, ServerLimits, build_app
 from hybrid.serve.engine import Engine, EngineBusy, EngineClosed, EngineLimits, Event, Failed
 from hybrid.serve.facts import SERVING, CapabilityFacts, ServingFacts, write_facts
 from hybrid.serve.placed import PlacedModel, load
-from hybrid.serve.server import is_local
+from hybrid.serve.server import ServeOptions, exposure, is_local
 from hybrid.skill.document import SkillDocument
 from hybrid.skill.evidence_metadata import body_hash
 from hybrid.skill.library import save_skill
@@ -261,3 +261,6 @@ def test_the_engine_keeps_its_limits_and_tells_everybody_at_its_end(finished: Pa
 def test_addresses_that_only_this_machine_reaches() -> None:
     assert all(map(is_local, ("127.0.0.1", "127.8.0.1", "::1", "localhost")))
     assert not any(map(is_local, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
+    warned = exposure(ServeOptions(host="0.0.0.0"), None)
+    assert warned is not None and "no key is set (HYBRID_API_KEY)" in warned
+    assert exposure(ServeOptions(host="0.0.0.0"), "0123456789abcdef") is exposure(ServeOptions(), None) is None
