@@ -107,6 +107,20 @@ class Rig:
         return await self.client.post("/v1/completions", json={"model": "hybrid", "prompt": prompt, **changes})
 
 
+def post(path: str) -> dict[str, Any]:
+    """The scope of a POST, for a client that behaves as no library would."""
+    version = {"asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1"}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [],
+        "query_string": b"",
+        "scheme": "http",
+        **version,
+    }
+
+
 def play(rig: Rig, scene: Any) -> Any:
     try:
         return asyncio.run(scene(rig))
@@ -227,14 +241,29 @@ def test_a_client_that_goes_away_leaves_nothing_behind(finished: Path, goes: str
             if goes == "before the head" or message["type"] == "http.response.body":
                 raise OSError("the client is gone")
 
-        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
-        scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http"}
-        await build_app(rig.api)(scope, receive, send)  # type: ignore[arg-type]
+        await build_app(rig.api)(post("/v1/completions"), receive, send)  # type: ignore[arg-type]
         assert rig.api.under_way == 0 and rig.engine.load == (0, 0)
         assert rig.log[-1]["status"] == 499
         assert (await rig.ask()).status_code == 200
 
     play(Rig(finished), scene)
+
+
+def test_a_body_that_never_ends_is_given_up(finished: Path) -> None:
+    async def scene(rig: Rig) -> None:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return await asyncio.sleep(60, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await build_app(rig.api)(post("/v1/completions"), receive, send)  # type: ignore[arg-type]
+        assert sent[0]["status"] == 408 and b"did not arrive in time" in sent[1]["body"]
+        assert rig.api.under_way == 0
+
+    play(Rig(finished, timeout_s=0.1), scene)
 
 
 def test_the_engine_keeps_its_limits_and_tells_everybody_at_its_end(finished: Path) -> None:
