@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,12 +37,13 @@ from typing import Any
 
 from bench_worlds import seeds_of
 from make_world import make_world
+from scipy.stats import t as student
 
 import hybrid
 from hybrid.capability.types import Capability, Example
 from hybrid.config.loader import load_config
 from hybrid.evidence.rollouts import sample_seed
-from hybrid.evidence.stats import mean_interval, wilson
+from hybrid.evidence.stats import wilson
 from hybrid.evidence.types import Candidate
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.report.schema import load_report
@@ -68,6 +71,13 @@ class Job:
 def interval(found: Any) -> str:
     """`mean [low, high]`."""
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Their mean with the interval of Student's t."""
+    mean = statistics.fmean(values)
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
 
 
 def routing() -> None:
@@ -312,7 +322,7 @@ def load(run: Path, out: Path, seeds: Sequence[int]) -> None:
         )
     for what, found in ratios.items():
         if len(found) > 1:
-            print(f"\n{what}, server against alone, over seeds: {interval(mean_interval(found, 0.95))}")
+            print(f"\n{what}, server against alone, over seeds: {over_seeds(found)}")
 
 
 def through_engine(model: PlacedModel, jobs: Sequence[Job], mixed: bool, rows: int) -> tuple[float, int, list[str]]:
@@ -371,7 +381,7 @@ def batching(run: Path, out: Path, seeds: Sequence[int]) -> None:
             )
     for rows, found in ratios.items():
         if len(found) > 1:
-            print(f"\n{rows} rows, ratio over seeds: {interval(mean_interval(found, 0.95))}")
+            print(f"\n{rows} rows, ratio over seeds: {over_seeds(found)}")
 
 
 def main() -> None:

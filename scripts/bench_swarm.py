@@ -11,8 +11,9 @@ after a warm start of a few supervised steps. Two composite capabilities that no
 
 On each, 200 `search` examples and no gradient: CMA-ES, Model Swarms, and random coefficients at the same number of mixtures. The
 sealed test is opened once, for the base, every expert, the mixtures, the plain sum of the experts that are needed (weights 1 and
-1/2), and samples: of the base, and of all experts in turn, as many answers per test item as the search was given for each.
-A run resumes: what is in --out is not paid for again. Does not: place or ship; `hybrid run` with `method: swarm` does.
+1/2), and samples: of the base, and of all supervised experts in turn, as many answers per test item as CMA-ES was given per
+search example. GRPO experts are searched over by CMA-ES alone, and not chained. A run resumes: what is in --out is not paid for
+again. Does not: place or ship; `hybrid run` with `method: swarm` does.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def world_config(seed: int, folder: Path, evaluations: int) -> tuple[LoadedConfi
         "  lora: {rank: 8, alpha: 16}",
         "  sft: {steps: 20, batch: 16, learning_rate: 0.001}",
         "  warm_start: {steps: 8, batch: 16, learning_rate: 0.001}",
-        "  grpo: {steps: 12, prompts_per_step: 4, generations: 8, learning_rate: 0.001}",
+        "  grpo: {steps: 10, prompts_per_step: 4, generations: 8, learning_rate: 0.001}",
         "  checkpoint_every: 20",
         f"  swarm: {{evaluations: {evaluations}, population: 10, examples: {SEARCH}, block: 20}}",
         f"seed: {seed}",
@@ -234,7 +235,7 @@ def one_composite(
     found = {search: bench.search(name, kind, search, experts) for search in searches}
     candidates: dict[str, Adapter | None] = {"base": None, **experts, **bench.sums(name, kind, experts)}
     candidates |= {search: composed.mixture for search, composed in found.items()}
-    draws = round(found[searches[0]].asked / SEARCH) if name == "layout" else 0
+    draws = round(found[searches[0]].asked / SEARCH) if len(searches) > 1 else 0
     return {
         "kind": kind,
         "composite": name,
@@ -254,8 +255,8 @@ def one_composite(
     }
 
 
-def run_seed(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
-    """Everything about one seed, as plain data."""
+def run_seed(seed: int, composite: str, root: Path, evaluations: int) -> dict[str, Any]:
+    """Everything about one composite of a seed, as plain data."""
     folder = root / str(seed)
     loaded, world = world_config(seed, folder, evaluations)
     capabilities = load_capabilities(loaded)
@@ -266,7 +267,7 @@ def run_seed(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
         session = open_session(loaded, run, capabilities, backend, lambda kind, data: None)
         bench = Bench(session, world, {c.name: c for c in capabilities})
         parts, own = [], {}
-        for kind in KINDS:
+        for kind in KINDS if composite == "layout" else ("sft",):
             experts = bench.train(kind)
             own[kind] = {
                 name: {
@@ -276,9 +277,8 @@ def run_seed(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
                 }
                 for name, adapter in experts.items()
             }
-            parts.append(one_composite(bench, "layout", kind, experts, SEARCHES))
-            if kind == "sft":
-                parts.append(one_composite(bench, "chain", kind, experts, ("cma",)))
+            searches = SEARCHES if (composite, kind) == ("layout", "sft") else SEARCHES[:1]
+            parts.append(one_composite(bench, composite, kind, experts, searches))
         return {
             "seed": seed,
             "world": dataclasses.asdict(world),
@@ -290,10 +290,9 @@ def run_seed(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
 def tested(bench: Bench, part: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The sealed test of a composite, opened once for both kinds of experts together."""
     name, capability = part["composite"], bench.by_name[part["composite"]]
-    everyone = [p for p in parts if p["composite"] == name]
-    greedy = [bench.session.candidate(capability, "", a) for p in everyone for a in p["candidates"].values()]
-    pools = [[p["candidates"][e] for e in experts_in(bench.world) if e in p["candidates"]] for p in everyone]
-    drawn = [c for pool in (*pools, [None]) for c in sampling_candidates(bench, name, pool) if part["draws"]]
+    greedy = [bench.session.candidate(capability, "", a) for p in parts for a in p["candidates"].values()]
+    pools = [[p["candidates"][e] for e in experts_in(bench.world) if e in p["candidates"]] for p in parts if p["draws"]]
+    drawn = [c for pool in pools for c in sampling_candidates(bench, name, [None, *pool])]
     bench.session.meter.open_sealed(capability, "test", [*greedy, *drawn])
     pool = [part["candidates"][e] for e in experts_in(bench.world) if e in part["candidates"]]
     return {
@@ -309,11 +308,11 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def finished(seed: int, root: Path, evaluations: int) -> dict[str, Any]:
-    """The record of a seed, made where it is not there yet."""
-    path = root / f"{seed}.json"
+def finished(seed: int, composite: str, root: Path, evaluations: int) -> dict[str, Any]:
+    """The record of a seed and a composite, made where it is not there yet."""
+    path = root / f"{seed}-{composite}.json"
     if not path.exists():
-        write_json(path, run_seed(seed, root, evaluations))
+        write_json(path, run_seed(seed, composite, root, evaluations))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -436,14 +435,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--out", type=Path, default=Path("runs/swarm"))
-    parser.add_argument("--evaluations", type=int, default=80, help="mixtures of one search")
+    parser.add_argument("--evaluations", type=int, default=60, help="mixtures of one search")
     args = parser.parse_args()
     wall, processor = time.monotonic(), time.process_time()
     records = []
-    for seed in seeds_of(args.seeds):
-        records.append(finished(seed, args.out, args.evaluations))
-        print(f"seed {seed}: done after {time.monotonic() - wall:.0f} s", flush=True)
-    lines = experts_table(records)
+    for composite in COMPOSITES:
+        for seed in seeds_of(args.seeds):
+            records.append(finished(seed, composite, args.out, args.evaluations))
+            print(f"{composite}, seed {seed}: done after {time.monotonic() - wall:.0f} s", flush=True)
+    lines = experts_table([r for r in records if len(r["own"]) > 1])
     for composite, kind in (("layout", "sft"), ("layout", "grpo"), ("chain", "sft")):
         lines += pooled(records, composite, kind)
     print("\n".join([*lines, *worlds(records)]))

@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 
 from hybrid.backends import rendering
-from hybrid.backends.adapters import kind_of
+from hybrid.backends.adapters import kind_of, read_config
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.decode import (
     NO_PREFIX,
@@ -45,6 +45,8 @@ from hybrid.capability.types import Message
 from hybrid.errors import BackendError, PromptError
 
 Prompt = str | tuple[Message, ...]
+_DOCUMENTS = 64
+"""Documents whose tokens are remembered."""
 MIXED = "lora"
 """The lane of the bare base and of every LoRA: they share passes."""
 
@@ -90,9 +92,11 @@ class LiveRow:
 
 def lane(adapter: Adapter | None) -> str:
     """Which running batch a request belongs to. Raises AdapterError for an adapter of no known kind."""
-    if adapter is None or kind_of(adapter.path) == "LORA":
+    if adapter is None:
         return MIXED
-    return adapter.sha256
+    config = read_config(adapter.path)
+    shares = kind_of(adapter.path, config) == "LORA" and not config.get("use_dora")  # PEFT mixes no rows under DoRA
+    return MIXED if shares else adapter.sha256
 
 
 def streams(adapter: Adapter | None) -> bool:
@@ -109,6 +113,7 @@ class LiveBatch:
         self._backend, self._loaded, self._mixed = backend, backend.loaded, mixed
         self._stop_ids = frozenset(self._loaded.stop_ids)
         self._configs = attention_configs(self._loaded.model)
+        self._documents: dict[Prompt, tuple[int, ...]] = {}
         self._rows: SharedRows | None = None
         self.rows: list[LiveRow] = []
 
@@ -193,7 +198,11 @@ class LiveBatch:
         """What a row's prompt begins with whatever is asked under its document, in whole blocks."""
         if row.asked.document is None:
             return NO_PREFIX
-        other, length = self._ids(row.asked.document), 0
+        if len(self._documents) > _DOCUMENTS:
+            self._documents.clear()
+        if row.asked.document not in self._documents:
+            self._documents[row.asked.document] = self._ids(row.asked.document)
+        other, length = self._documents[row.asked.document], 0
         most = min(len(other), len(row.prompt) - 1)
         while length < most and other[length] == row.prompt[length]:
             length += 1

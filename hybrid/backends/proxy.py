@@ -37,40 +37,44 @@ class Pair(Protocol):
         ...
 
 
-class MixedPair:
-    """Both halves in one batch: the rows with the adapter, and the same rows again without any (PEFT's mixed batches)."""
+Halves = Callable[[int, int], AbstractContextManager[None]]
+"""(n, m) -> inside, the first n rows of a pass compute with the adapter and the m others as the bare model."""
 
-    def __init__(self, peft_model: Any, name: str) -> None:
-        self._model, self._name, self._cache = peft_model, name, None
+
+class MixedPair:
+    """Both halves in one batch: the rows with the adapter, and the same rows again without any."""
+
+    def __init__(self, model: Any, halves: Halves) -> None:
+        self._model, self._halves, self._cache = model, halves, None
 
     def scores(self, ids_bt: torch.Tensor, mask_bt: torch.Tensor, positions_bt: torch.Tensor) -> Scores:
         """See `Pair`."""
         rows = ids_bt.shape[0]
         ids, mask, positions = (part.repeat(2, 1) for part in (ids_bt, mask_bt, positions_bt))
-        names = [self._name] * rows + ["__base__"] * rows
-        plain = self._model.get_base_model()
-        both, self._cache = _forward(self._model, plain, ids, mask, positions, self._cache, adapter_names=names)
+        with self._halves(rows, rows):
+            both, self._cache = _forward(self._model, ids, mask, positions, self._cache)
         return both[:rows], both[rows:]
 
 
 class SamePair:
-    """The base as its own small model: only the tuned half is computed. Inside `adapted()` the adapter is on."""
+    """The base as its own small model: only the tuned half is computed."""
 
-    def __init__(self, model: Any, adapted: Callable[[], AbstractContextManager[None]]) -> None:
-        self._model, self._adapted, self._cache = model, adapted, None
+    def __init__(self, model: Any, halves: Halves) -> None:
+        self._model, self._halves, self._cache = model, halves, None
 
     def scores(self, ids_bt: torch.Tensor, mask_bt: torch.Tensor, positions_bt: torch.Tensor) -> Scores:
         """See `Pair`."""
-        with self._adapted():
-            tuned, self._cache = _forward(self._model, self._model, ids_bt, mask_bt, positions_bt, self._cache)
+        with self._halves(ids_bt.shape[0], 0):
+            tuned, self._cache = _forward(self._model, ids_bt, mask_bt, positions_bt, self._cache)
         return tuned, None
 
 
 def _forward(
-    model: Any, plain: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, **options: Any
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
 ) -> tuple[torch.Tensor, Any]:
     """Scores (b, v) of the token after the last column, in float32, and the cache with these columns."""
-    known = inspect.signature(plain.forward).parameters
+    known = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {}
     if "position_ids" in known:
         options["position_ids"] = positions
     if "logits_to_keep" in known:

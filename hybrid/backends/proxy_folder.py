@@ -45,12 +45,13 @@ def write_proxy(lora: Path, alpha: float, out: Path, base: tuple[str, str], fact
     """
     small = _trained_on(lora)
     check_adapter(lora, small)
-    own = {key: value for key, value in read_config(lora).items() if key not in ("peft_version",)}
+    own = {key: value for key, value in read_config(lora).items() if key != "peft_version"}
+    own["base_model_name_or_path"] = _label(own.get("base_model_name_or_path"))
     config = {
         "peft_type": PROXY,
         "base_model_name_or_path": base[0],
         "alpha": float(alpha),
-        "small": str(own.get("base_model_name_or_path") or ""),
+        "small": own["base_model_name_or_path"],
         "small_fingerprint": small,
         "lora": own,
     }
@@ -69,6 +70,12 @@ def unpack(path: Path, into: Path) -> Adapter:
     write_json(into / CONFIG, dict(facts.lora))
     write_manifest(into, facts.small_fingerprint)
     return inspect_adapter(into)
+
+
+def _label(name: object) -> str:
+    """A model's name without where it lies: a folder by its last part, a hub id as it is."""
+    text = str(name or "")
+    return Path(text).name if text.startswith((".", "~")) or Path(text).is_absolute() else text
 
 
 def _trained_on(lora: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from hybrid.backends.adapters import check_adapter, read_config
 from hybrid.backends.base import Adapter
 from hybrid.backends.loading import LoadedModel
-from hybrid.backends.proxy import MixedPair, Pair, ProxyLogits, SamePair
+from hybrid.backends.proxy import MixedPair, ProxyLogits, SamePair
 from hybrid.backends.proxy_facts import ProxyFacts, proxy_facts
 from hybrid.backends.proxy_folder import is_proxy, unpack
 from hybrid.backends.transformers_adapters import AdapterShelf
@@ -57,20 +57,18 @@ class ProxyShelf:
         """Inside, what is yielded makes the processors of batches. Raises AdapterError before anything runs."""
         facts, lora = self._open(adapter)
         same = facts.small_fingerprint == self._base.info.fingerprint
-        shelf = self._base_shelf if same else self._shelf_of(adapter, facts)
+        loaded, shelf = (self._base, self._base_shelf) if same else self._named(adapter, facts)
         with tempfile.TemporaryDirectory(prefix="hybrid-proxy-") as folder:
             if lora.sha256 not in shelf.attached:
                 lora = unpack(adapter.path, Path(folder))
-            if same:
-                with shelf.active(lora):
-                    pass  # attached and tried; while the base answers it is off
-                yield self._steer(facts.alpha, lambda: SamePair(self._base.model, lambda: shelf.active(lora)))
-                return
-            with shelf.named(lora) as (model, name):
-                yield self._steer(facts.alpha, lambda: MixedPair(model, name))
+            with shelf.active(lora):
+                pass  # attached and tried; from here on it is on only while the small model computes
 
-    def _steer(self, alpha: float, pair: Callable[[], Pair]) -> Steer:
-        return lambda mask: ProxyLogits(pair(), alpha, mask)
+            def halves(tuned: int, plain: int) -> AbstractContextManager[None]:
+                return shelf.by_row([lora] * tuned + [None] * plain)
+
+            kind = SamePair if same else MixedPair
+            yield lambda mask: ProxyLogits(kind(loaded.model, halves), facts.alpha, mask)
 
     def positions(self, adapter: Adapter) -> int | None:
         """Most positions that the proxy's small model has; None where it names no limit."""
@@ -92,7 +90,8 @@ class ProxyShelf:
                 self._known[adapter.sha256] = (facts, unpack(adapter.path, Path(folder)))
         return self._known[adapter.sha256]
 
-    def _shelf_of(self, adapter: Adapter, facts: ProxyFacts) -> AdapterShelf:
+    def _named(self, adapter: Adapter, facts: ProxyFacts) -> tuple[LoadedModel, AdapterShelf]:
+        """The configured small model, if it is the one that the folder names."""
         wanted = f"{adapter.path}: steers by a small model with fingerprint {facts.small_fingerprint[:12]}..."
         if self._load is None:
             raise AdapterError(f"{wanted}, and none is configured; name it as weights.proxy.small")
@@ -102,7 +101,7 @@ class ProxyShelf:
                 f"{wanted}, while {loaded.info.path} (weights.proxy.small) is {loaded.info.fingerprint[:12]}...; name the "
                 "small model that it was trained on"
             )
-        return shelf
+        return loaded, shelf
 
     def _loaded(self, load: Callable[[], LoadedModel]) -> tuple[LoadedModel, AdapterShelf]:
         if self._small is None:

@@ -81,13 +81,6 @@ class AdapterShelf:
         finally:
             home.switch(None)  # whoever uses the base directly gets the bare base
 
-    @contextmanager
-    def named(self, adapter: Adapter) -> Iterator[tuple[Any, str]]:
-        """Inside, PEFT's model and the adapter's name there, for batches whose rows say which adapter they take
-        (`adapter_names`, `__base__` for none). Raises AdapterError before anything runs."""
-        with self.active(adapter):
-            yield self._homes[adapter.sha256].peft, _name(adapter.sha256)
-
     def make_room(self, adapters: int) -> None:
         """Let so many adapters be attached at a time, where that is more than now."""
         self._capacity = max(self._capacity, adapters)

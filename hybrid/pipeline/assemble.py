@@ -186,6 +186,7 @@ def _composition(outcome: Outcome, arm: str | None) -> r.Composition | None:
         search=found.search,
         ingredients=tuple(r.Ingredient(name=n, coefficient=c) for n, c in pairs),
         chosen=found.chosen,
+        best_expert=found.best,
         evaluations=found.evaluations,
         asked=found.asked,
         saved=found.saved,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hybrid.backends.adapters import check_adapter
@@ -27,3 +30,13 @@ def steering(loaded: LoadedConfig, backend: Any) -> dict[str, str]:
     if settings.adapter is not None:
         found["adapter"] = check_adapter(loaded.resolve(settings.adapter), trained_on).adapter.sha256
     return found
+
+
+def same_model_there(parent: Mapping[str, Any], capability: str, small: str | None) -> bool:
+    """Whether the run that this one was forked from trained `capability` on the same model as this one does: on the small
+    model with fingerprint `small`, or on the base for None. A training on another one is no beginning of this one."""
+    fields = json.loads((Path(parent["folder"]) / "run.json").read_text(encoding="utf-8"))["fields"]
+    config = fields["config"]
+    own = next((c.get("method") for c in config["capabilities"] if c["name"] == capability), None)
+    steered = (own or config["weights"]["method"]) == "proxy"
+    return bool((fields.get("proxy", {}).get("small") if steered else None) == small)

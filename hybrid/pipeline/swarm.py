@@ -26,9 +26,8 @@ from hybrid.evidence.stats import mean_interval
 from hybrid.evidence.types import Interval, Measurement
 from hybrid.pipeline.session import Session
 from hybrid.store.faults import faultpoint
-from hybrid.weights.compose.combine import combine
-from hybrid.weights.compose.experts import Expert, experts_of
-from hybrid.weights.compose.materialise import Materialised, gates, stack, written
+from hybrid.weights.compose.materialise import Materialised, gates
+from hybrid.weights.compose.mixer import Mixer, mixer_of
 from hybrid.weights.compose.race import MixtureRace
 from hybrid.weights.compose.search import Point, build_search
 
@@ -41,9 +40,9 @@ class Composed:
     """A search and what came of it.
 
     `mixture` is what the search found (None: the base), `built` the adapter of the arm; None where nothing beat the base on the
-    fresh examples. `chosen` names it: `mixture`, or
-    an expert. `fresh` are scores there, of `base`, `mixture` and the best expert by its name. `evaluations` counts the
-    mixtures looked at, `asked` their answers, `saved` the answers that racing spared.
+    fresh examples. `chosen` says which it is: `mixture`, `best expert` or `base`; `best` names that expert. `fresh` are the
+    scores of the three there, without one that was refused. `evaluations` counts the mixtures looked at, `asked` their answers,
+    `saved` the answers that racing spared.
     """
 
     experts: tuple[str, ...]
@@ -51,6 +50,7 @@ class Composed:
     mixture: Adapter | None
     built: Adapter | None
     chosen: str
+    best: str
     fresh: Mapping[str, Interval]
     search: str
     evaluations: int
@@ -62,7 +62,8 @@ class Composed:
     def told(self) -> str:
         """One sentence for the trail."""
         parts = ", ".join(f"{c:+.2f} {n}" for n, c in zip(self.experts, self.coefficients, strict=True) if c)
-        scores = ", ".join(f"{n} {i.mean:.2f}" for n, i in self.fresh.items())
+        names = {"best expert": f"best expert {self.best}"}
+        scores = ", ".join(f"{names.get(n, n)} {i.mean:.2f}" for n, i in self.fresh.items())
         lossy = f", compressed to rank {self.rank} with a relative error of {self.error:.3f}" if self.error else ""
         spared = f"{self.saved:,} answers spared by racing" if self.saved else "nothing spared by racing"
         n = next(iter(self.fresh.values())).n
@@ -82,7 +83,8 @@ def check_folders(session: Session) -> None:
     config = session.loaded.config
     if all(config.method_of(c.name) != "swarm" for c in config.capabilities):
         return
-    experts_of([adapter for _, adapter in _folders(session)], session.backend.info().fingerprint)
+    if folders := [adapter for _, adapter in _folders(session)]:
+        mixer_of(folders, session.backend.info().fingerprint, config.weights.swarm, config.seed)
 
 
 def find_experts(session: Session, capability: Capability) -> dict[str, Adapter]:
@@ -111,11 +113,11 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
     if not named:
         return "no expert to mix: no other capability of this run built an adapter"
     settings, info = session.loaded.config.weights.swarm, session.backend.info()
-    experts = experts_of(list(named.values()), info.fingerprint)
+    experts, seed = tuple(named.values()), session.loaded.config.seed
+    mixer = mixer_of(experts, info.fingerprint, settings, seed)
     searched, split, fresh = parts(capability, settings.examples)
     place = session.folder.path / "checkpoints" / f"{capability.name}-{arm}"
-    bench = _Bench(session, capability, skill, experts, place / "mixtures")
-    seed = session.loaded.config.seed
+    bench = _Bench(session, capability, skill, experts, mixer, place / "mixtures")
     race = MixtureRace(lambda p, r: bench.scores(p, [searched[i] for i in r]), len(searched), settings, seed)
     search, told, count = build_search(settings, len(experts), seed), dict[Point, float](), 0
     while (generation := search.ask()).points:
@@ -129,8 +131,8 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
     found = search.answer()
     final = bench.write(found, place / "adapters" / "mixture", settings.rank) if any(found) else None
     alone = max(range(len(experts)), key=lambda i: told.get(_only(i, len(experts)), -math.inf))
-    rivals = {"base": None, list(named)[alone]: experts[alone].adapter, "mixture": final.adapter if final else None}
-    measured = {n: bench.measure(a, split, fresh) for n, a in rivals.items()}
+    rivals = {"base": None, "best expert": experts[alone], "mixture": final.adapter if final else None}
+    measured = bench.compared(rivals, split, fresh)
     shutil.rmtree(place / "mixtures", ignore_errors=True)
     chosen = choose({name: m.mean for name, m in measured.items()}, session.loaded.config.gate.search.margin)
     return Composed(
@@ -139,6 +141,7 @@ def compose(session: Session, capability: Capability, arm: str, skill: str) -> C
         mixture=rivals["mixture"],
         built=rivals[chosen],
         chosen=chosen,
+        best=list(named)[alone],
         fresh={name: mean_interval(m.values, 0.95, 0) for name, m in measured.items()},
         search=settings.search,
         evaluations=count,
@@ -188,26 +191,40 @@ class _Bench:
     """
 
     def __init__(
-        self, session: Session, capability: Capability, skill: str, experts: tuple[Expert, ...], folder: Path
+        self,
+        session: Session,
+        capability: Capability,
+        skill: str,
+        experts: tuple[Adapter, ...],
+        mixer: Mixer,
+        folder: Path,
     ) -> None:
         self._session, self._capability, self._skill = session, capability, skill
-        self._experts, self._folder = experts, folder
-        self._base = session.backend.info().fingerprint
+        self._experts, self._mixer, self._folder = experts, mixer, folder
         self._stack: tuple[Adapter, tuple[int, ...]] | None = None
-        self._how = session.loaded.config.weights.swarm
-        self._mixes = isinstance(session.backend, MixingBackend) and not skill and self._how.combination == "cat"
+        self._known: dict[Point, Adapter] = {}
+        self._mixes = isinstance(session.backend, MixingBackend) and not skill
 
     def measure(self, adapter: Adapter | None, split: Split, examples: Sequence[Example]) -> Measurement:
         """One candidate, in the run's way."""
         candidate = self._session.candidate(self._capability, self._skill, adapter)
         return self._session.meter.measure(candidate, self._capability, split, examples, stage="compose")
 
+    def compared(
+        self, rivals: Mapping[str, Adapter | None], split: Split, examples: Sequence[Example]
+    ) -> dict[str, Measurement]:
+        """The rivals on the same examples, without one that the base cannot compute with."""
+        found = {}
+        for name, adapter in rivals.items():
+            try:
+                found[name] = self.measure(adapter, split, examples)
+            except AdapterError as error:
+                self._session.warn(f"{self._capability.name}: {name} was refused: {error}")
+        return found
+
     def write(self, point: Point, out: Path, rank: int | None) -> Materialised:
         """The mixture as a folder, compressed to `rank` where one is given."""
-        how, facts = self._how, {"method": "swarm", "capability": self._capability.name}
-        seed = self._session.loaded.config.seed
-        modules = combine(self._experts, point, how.combination, density=how.density, seed=seed)
-        return written(modules, self._experts, point, out, self._base, rank=rank, facts=facts)
+        return self._mixer.write(point, out, rank=rank, facts={"method": "swarm", "capability": self._capability.name})
 
     def scores(self, points: Sequence[Point], examples: Sequence[Example]) -> list[list[float]]:
         """Scores of mixtures on `search`; zeros for one that the base cannot compute with."""
@@ -229,15 +246,17 @@ class _Bench:
             return [0.0] * len(examples)
 
     def _adapter(self, point: Point) -> Adapter | None:
+        """What a point is measured with; an expert alone has its own identity, so that its answers are paid for once."""
         if not any(point):
             return None
-        for i, expert in enumerate(self._experts):
-            if point == _only(i, len(point)):
-                return expert.adapter
-        out = self._folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
-        found = self.write(point, out, None).adapter
-        if not self._mixes:
+        if point not in self._known:
+            alone = next((e for i, e in enumerate(self._experts) if point == _only(i, len(point))), None)
+            out = self._folder / hashlib.sha256(repr(point).encode()).hexdigest()[:24]
+            self._known[point] = alone or self.write(point, out, None).adapter
+        found = self._known[point]
+        if self._mixes and self._stack is None:
+            self._stack = self._mixer.stack(self._folder / "stack")
+            self._mixes = self._stack is not None
+        if not self._mixes or self._stack is None:
             return found
-        if self._stack is None:
-            self._stack = stack(self._experts, self._folder / "stack", self._base)
         return Mixture(found.path, found.sha256, self._stack[0], gates(point, self._stack[1]))

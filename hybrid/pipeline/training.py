@@ -25,6 +25,7 @@ from hybrid.pipeline.fork import training_folder
 from hybrid.pipeline.known import Rows
 from hybrid.pipeline.lessons import Lessons
 from hybrid.pipeline.lineage import read_lineage
+from hybrid.pipeline.proxy_identity import same_model_there
 from hybrid.pipeline.session import Session
 from hybrid.weights.base import Method, TrainJob, TrainResult
 from hybrid.weights.fork import prepare
@@ -106,6 +107,9 @@ def how(session: Session, job: TrainJob, order: dict[str, Any]) -> dict[str, Any
         fork = (
             None  # a promotion distilled there, whatever the configuration said: that is no beginning of this training
         )
+    small = session.steering.get("small") if order.get("small") else None
+    if session.parent is not None and not rung and not same_model_there(session.parent, job.capability, small):
+        fork = None
     return {"strict": session.strict, "fork": None if fork is None else str(fork)}
 
 

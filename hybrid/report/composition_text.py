@@ -49,8 +49,11 @@ def composition(c: CapabilityReport) -> Iterator[str]:
         f"Mixed without gradients ({found.search}): {found.evaluations:,} mixtures of {len(found.ingredients)} experts, "
         f"{found.asked:,} answers asked for, {found.saved:,} spared by racing. Found: {parts or 'nothing but the base'}."
     )
-    scores = ", ".join(f"{name} {num(e.mean)} {interval(e)} n={e.n}" for name, e in found.fresh.items())
-    kept = "the mixture" if found.chosen == "mixture" else f"{found.chosen} alone, which is as good"
+    names = {"best expert": f"best expert ({found.best_expert})"}
+    scores = ", ".join(
+        f"{names.get(name, name)} {num(e.mean)} {interval(e)} n={e.n}" for name, e in found.fresh.items()
+    )
+    kept = "the mixture" if found.chosen == "mixture" else f"{found.best_expert} alone, which is as good"
     yield f"On examples that the search did not read: {scores}. Kept: {kept}."
     if found.error:
         yield f"Compressed to rank {found.rank}, which leaves out {num(found.error)} of the change's norm."

@@ -347,15 +347,17 @@ class Ingredient(Part):
 
 
 class Composition(Part):
-    """How an adapter was mixed from others. `chosen` says what ships: `mixture`, or the expert that was as good alone.
+    """How an adapter was mixed from others. `chosen` says what ships: `mixture`, or `best expert` where that one was as good
+    alone; `best_expert` names it.
 
     `evaluations` counts mixtures, `asked` their answers and `saved` those that racing spared. `fresh` are scores on examples that
-    the search did not read: of `base`, `mixture` and the best expert. `error` is the relative norm that a smaller rank left out.
+    the search did not read: of `base`, `best expert` and `mixture`. `error` is the relative norm that a smaller rank left out.
     """
 
     search: Text
     ingredients: tuple[Ingredient, ...]
     chosen: Text
+    best_expert: Text
     evaluations: Count
     asked: Count
     saved: Count

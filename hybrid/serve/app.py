@@ -12,6 +12,7 @@ Does not: open sockets or catch signals (see `server`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -25,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from hybrid.errors import AdapterError, HybridError, PromptError, UsageError
 from hybrid.serve.engine import Delta, Done, Engine, EngineBusy, EngineClosed, Event, Failed, Ticket
@@ -73,6 +75,22 @@ class _Stream:
 
     def said(self) -> Said:
         return Said(self.text, self.finish, self.tokens_in, self.tokens_out, self.prepared.applied.as_json())
+
+
+class _Streamed(StreamingResponse):
+    """A streamed reply that says when it is over, also where its client went before the first piece."""
+
+    def __init__(self, over: Callable[[], None], *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a client that goes away ends it, and is nobody's mistake."""
+        try:
+            with contextlib.suppress(ClientDisconnect):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._over()
 
 
 def model_ids(model: PlacedModel) -> dict[str, str | None]:
@@ -269,23 +287,25 @@ class Api:
             _cancel(streams)
             raise
 
+        ended = [499]  # until the last piece was sent, the client may have gone
+
         async def body() -> AsyncIterator[bytes]:
-            status = 499
             try:
                 async for piece in self._chunks(asked, streams, ident, created, deadline):
                     yield piece
-                status = 200
+                ended[0] = 200
             except ApiError as error:
-                status = error.status
+                ended[0] = error.status
                 self.failed(error)
                 yield _event(error.body())
-            finally:
-                _cancel(streams)
-                self.under_way -= 1
-                self._note(asked, streams, ident, began, status)
+
+        def over() -> None:
+            _cancel(streams)
+            self.under_way -= 1
+            self._note(asked, streams, ident, began, ended[0])
 
         headers = {APPLIED_HEADER: _header(streams), "cache-control": "no-store"}
-        return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+        return _Streamed(over, body(), media_type="text/event-stream", headers=headers)
 
     async def _chunks(
         self, asked: Asked, streams: Sequence[_Stream], ident: str, created: int, deadline: float

@@ -271,9 +271,7 @@ class StopText:
             return "" if self.met else piece
         text = self._held + piece
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if (
-            found
-        ):  # the one that ends first, as a model that stops by itself would: however the text was cut into pieces
+        if found:  # the one that ends first, as it would for a model that stops by itself
             self.met, self._held = True, ""
             return text[: min(found)[1]]
         keep = max(_overlap(text, stop) for stop in self._stops)

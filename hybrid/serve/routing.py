@@ -4,9 +4,12 @@
     router.choose("5 in to cm").name              # "units", or None where nothing is close enough
 
 Lexical, like the selection of skills (`hybrid.skill.select`: BM25 over name, description and content): the content of a
-capability is its document and some of its training prompts. Every capability of the run takes part, also those to which
-nothing is applied: a request for what the base does well is then known as such, and not pressed into the nearest adapter.
-Where the best two are close, or the best is far, no capability is chosen: the bare base is what was there before.
+capability is some of its training prompts, and its document only where there are few of them: prompts look like requests,
+while a document may be full of words that belong to requests of another capability.
+
+Every capability of the run takes part, also those to which nothing is applied: a request for what the base does well is then
+known as such, and not pressed into the nearest adapter. Where the best two are close, or the best is far, no capability is
+chosen: the bare base is what was there before.
 Deterministic; ties go to the earlier name. Does not: ask a model, or learn from requests.
 """
 
@@ -52,9 +55,11 @@ class Choice:
     scores: dict[str, float] = field(default_factory=dict)
 
 
+MOST_READ = 4000
+"""Characters of a request that are read from its beginning, and from its end."""
 _NUMBER = re.compile(r"\d+")
 LEAST_PROMPTS = 8
-"""Prompts from which a capability's own level is known."""
+"""Prompts from which a capability's own level is known, and which say enough without its document."""
 
 
 class RequestRouter:
@@ -95,7 +100,7 @@ class RequestRouter:
     def _levels(self, capabilities: Sequence[Described]) -> dict[str, float]:
         policy = self.policy
         levels = dict.fromkeys(self._names, policy.threshold)
-        half = _index([replace(c, prompts=c.prompts[::2]) for c in capabilities])
+        half = _index([replace(c, prompts=c.prompts[::2], document="") for c in capabilities])
         for place, c in enumerate(capabilities):
             other = c.prompts[1::2]
             if len(c.prompts) >= LEAST_PROMPTS:
@@ -105,8 +110,12 @@ class RequestRouter:
 
 
 def _index(capabilities: Sequence[Described]) -> Bm25:
-    texts = [(c.name.replace("-", " "), c.description, "\n".join([*c.prompts, c.document])) for c in capabilities]
+    texts = [(c.name.replace("-", " "), c.description, _content(c)) for c in capabilities]
     return Bm25([tuple(_plain(field) for field in text) for text in texts], FIELDS)
+
+
+def _content(c: Described) -> str:
+    return "\n".join(c.prompts if len(c.prompts) >= LEAST_PROMPTS else [*c.prompts, c.document])
 
 
 def _plain(text: str) -> str:
@@ -115,5 +124,5 @@ def _plain(text: str) -> str:
 
 
 def _scores(index: Bm25, text: str) -> list[float]:
-    text = _plain(text)
+    text = _plain(text if len(text) <= 2 * MOST_READ else f"{text[:MOST_READ]}\n{text[-MOST_READ:]}")
     return [max(pair) for pair in zip(index.scores(text), index.scores(ending(text)), strict=True)]

@@ -13,17 +13,19 @@ import torch
 from backend_tiny import TARGETS, in_float64, load_tiny, save_tiny, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from svf_tiny import save_svf
 
 from hybrid.backends.adapters import inspect_adapter, write_manifest
 from hybrid.backends.base import Adapter, Mixture, Request, Sampling
 from hybrid.backends.loading import LoadedModel
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
-from hybrid.config.swarm import Combination
+from hybrid.config.swarm import Combination, SwarmConfig
 from hybrid.errors import AdapterError
 from hybrid.weights.compose.combine import combine
 from hybrid.weights.compose.experts import Expert, expert_of, experts_of
 from hybrid.weights.compose.materialise import compress, gates, materialise, mix, stack
+from hybrid.weights.compose.mixer import mixer_of
 
 Deltas = dict[str, torch.Tensor]
 
@@ -283,3 +285,18 @@ def test_what_dare_keeps_is_its_seed(base: LoadedModel, tmp_path: Path) -> None:
     name = next(iter(one))
     assert torch.equal(one[name].b, same[name].b) and not torch.equal(one[name].b, other[name].b)
     assert all(torch.equal(f.b, combine(experts, (0.5, 0.5), "cat")[n].b) for n, f in mix(experts, (0.5, 0.5)).items())
+
+
+def test_svf_experts_are_mixed_by_their_vectors_and_not_with_lora(base: LoadedModel, tmp_path: Path) -> None:
+    svf = [save_svf(tmp_path / f"s{seed}", base, seed=seed) for seed in (1, 2)]
+    fingerprint = base.info.fingerprint
+    mixer = mixer_of(svf, fingerprint, SwarmConfig(), 0)
+    assert mixer.stack(tmp_path / "stack") is None
+    made = mixer.write((0.5, -2.0), tmp_path / "mix").adapter
+    vectors = [load_file(a.path / "adapter_model.safetensors") for a in (*svf, made)]
+    for name in vectors[2]:
+        assert torch.allclose(vectors[2][name], 0.5 * vectors[0][name] - 2.0 * vectors[1][name], atol=1e-6)
+    with pytest.raises(AdapterError, match="LORA and SVF"):
+        mixer_of([*svf, lora(tmp_path / "lora", base, 1)], fingerprint, SwarmConfig(), 0)
+    with pytest.raises(AdapterError, match="combination"):
+        mixer_of(svf, fingerprint, SwarmConfig(combination="ties"), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hybrid.backends.proxy import MixedPair, ProxyLogits
 from hybrid.backends.proxy_folder import unpack, write_proxy
 from hybrid.backends.proxy_models import compare_vocabularies
 from hybrid.backends.sampling import SeededChoice
+from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import AdapterError, BackendError
@@ -111,33 +113,30 @@ def test_at_strength_zero_the_scores_are_the_bases_own(world: World) -> None:
         assert content(backend.generate(requests, sampling, world.proxy(0.0))) == content(
             backend.generate(requests, sampling, None)
         )
-    pair = MixedPair(None, "never asked")
+    pair = MixedPair(None, lambda n, m: nullcontext())
     scores = torch.randn(2, 5)
     assert ProxyLogits(pair, 0.0, torch.ones(2, 3, dtype=torch.long))(torch.zeros(2, 3), scores) is scores
 
 
 def test_scores_equal_a_full_pass_at_every_step(world: World) -> None:
-    peft_model = PeftModel.from_pretrained(
-        load_tiny(world.small_folder).model, world.lora.path, adapter_name="t"
-    ).eval()
-    plain, tuned = load_tiny(world.small_folder).model, peft_model
+    small, plain = load_tiny(world.small_folder), load_tiny(world.small_folder).model
+    tuned = PeftModel.from_pretrained(load_tiny(world.small_folder).model, world.lora.path).eval()
+    shelf = AdapterShelf(small)
     rows = [[2, 7, 8, 9, 11], [2, 20], [2, 30, 31, 32]]
     width = max(map(len, rows))
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
     ids = torch.tensor([[0] * (width - len(r)) + r for r in rows])
-    steering = ProxyLogits(MixedPair(peft_model, "t"), 0.7, mask)
+    pair = MixedPair(small.model, lambda n, m: shelf.by_row([world.lora] * n + [None] * m))
+    steering = ProxyLogits(pair, 0.7, mask)
     with torch.inference_mode():
         for step in range(4):
             base = torch.randn(3, 44, generator=torch.Generator().manual_seed(step))
             found = steering(ids, base.clone())
             for row, tokens in enumerate(rows):
                 own = tokens + ids[row, width:].tolist()
-                with peft_model.disable_adapter():
-                    bare = logits(peft_model, own)
-                torch.testing.assert_close(bare, logits(plain, own))
-                peft_model.base_model.enable_adapter_layers()
                 expected = base[row] + 0.7 * (logits(tuned, own) - logits(plain, own))
                 torch.testing.assert_close(found[row], expected, atol=2e-4, rtol=1e-4)
+                torch.testing.assert_close(logits(small.model, own), logits(plain, own))
             ids = torch.cat([ids, torch.tensor([[5 + step], [9], [12 + step]])], dim=1)
 
 
@@ -253,14 +252,21 @@ def test_a_swapped_folder_or_another_base_is_refused(world: World, tmp_path: Pat
 
 
 def test_a_proxy_is_identified_by_strength_and_holds_no_path(world: World, tmp_path: Path) -> None:
-    first, again = world.proxy(1.0), write_proxy(
-        world.lora.path, 1.0, tmp_path / "again", ("base", world.base.info.fingerprint), {"method": "proxy"}
-    )  # fmt: skip
-    assert first.sha256 == again.sha256 != world.proxy(0.5).sha256
+    placed = tmp_path / "lora"
+    shutil.copytree(world.lora.path, placed)
+    config = json.loads((placed / "adapter_config.json").read_text()) | {"base_model_name_or_path": "/home/me/small"}
+    (placed / "adapter_config.json").write_text(json.dumps(config))
+    write_manifest(placed, world.small.info.fingerprint)
+    base = ("base", world.base.info.fingerprint)
+    first, again, weaker = (
+        write_proxy(placed, alpha, tmp_path / name, base, {}) for name, alpha in (("a", 1.0), ("b", 1.0), ("c", 0.5))
+    )
+    assert first.sha256 == again.sha256 != weaker.sha256
     names = ("adapter_config.json", "adapter_model.safetensors", "hybrid_manifest.json")
     assert all((first.path / n).read_bytes() == (again.path / n).read_bytes() for n in names)
-    config = json.loads((first.path / "adapter_config.json").read_text())
-    assert config["small_fingerprint"] == world.small.info.fingerprint
+    assert not any(b"/home/me" in (first.path / n).read_bytes() for n in names)
+    said = json.loads((first.path / "adapter_config.json").read_text())
+    assert (said["small"], said["small_fingerprint"]) == ("small", world.small.info.fingerprint)
 
 
 def test_the_lora_comes_out_as_it_went_in(world: World, tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ class Fake:
 
     def _answer(self, prompt: str, seed: int, adapter: Adapter | None) -> str:
         number = int(prompt.rpartition("q")[2].rstrip("?"))
-        alpha = 0.0 if adapter is None else json.loads((adapter.path / "adapter_config.json").read_text())["alpha"]
+        alpha = (
+            0.0 if adapter is None else json.loads((adapter.path / "adapter_config.json").read_text()).get("alpha", 1.0)
+        )
         if adapter is not None and "step-10" in str(adapter.path):
             alpha = 0.0
         return f"a{number}" if self.truth(number, alpha) else "no"
@@ -84,9 +86,10 @@ class Fake:
             self.finished[str(job.out)] = TrainResult(tuple(made), 20, 3.0, 0, 100, 0, (), "")
         return self.finished[str(job.out)]
 
-    def go(self, *overrides: str, out: str = "run") -> Report:
+    def go(self, *overrides: str, out: str = "run", fork: str | None = None) -> Report:
         loaded = load_config(self.folder / "config.yaml", overrides)
-        return load_report(run(loaded, self.folder / out, on_event=lambda kind, data: None))
+        parent = None if fork is None else self.folder / fork
+        return load_report(run(loaded, self.folder / out, fork=parent, on_event=lambda kind, data: None))
 
 
 @pytest.fixture
@@ -178,6 +181,20 @@ def test_a_proxy_that_does_not_beat_the_base_on_search_is_not_offered(make: Call
     assert found.proxy is not None
     assert found.proxy.alpha is None
     assert found.gate == ()
+
+
+def test_a_fork_goes_on_from_a_training_of_the_same_model_alone(make: Callable[[Truth], Fake]) -> None:
+    world = make(stronger)
+    world.go("weights.method=sft", out="direct")
+    world.go(out="same", fork="direct")
+    assert world.jobs[-1].fork is not None, "the base steers itself: the same model was trained"
+    world.backend.small = lambda: world.small  # type: ignore[attr-defined]
+    world.go("weights.proxy.small=small", out="steered", fork="direct")
+    assert world.jobs[-1].fork is None
+    world.go("weights.proxy.small=small", "weights.proxy.alphas=[1]", out="again", fork="steered")
+    assert world.jobs[-1].fork == world.folder / "steered" / "checkpoints" / "marks-weights"
+    world.go("weights.method=sft", out="back", fork="steered")
+    assert world.jobs[-1].fork is None
 
 
 def test_the_plan_counts_every_strength_and_is_not_exceeded(make: Callable[[Truth], Fake]) -> None:

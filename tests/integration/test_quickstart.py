@@ -5,12 +5,16 @@ One run serves every test here. The truth is read by these tests alone.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from hybrid.config.loader import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TRUTH = json.loads((ROOT / "data" / "reference" / "truth.json").read_text(encoding="utf-8"))
@@ -70,3 +74,44 @@ def test_status_report_and_explain_read_it(run_dir: Path) -> None:
     assert all(Path(ROOT / path).is_file() for path in files.values())
     told = json.loads(hybrid("explain", str(run_dir), "fact-layout", "--json").stdout)["explanation"]
     assert "both beats skill" in told
+
+
+def test_the_placed_model_answers_what_was_measured(run_dir: Path, tmp_path: Path) -> None:
+    """Through the router and the server's engine, from the run and from its export; the test's own rows, their own seeds."""
+    from hybrid import load
+    from hybrid.evidence.rollouts import sample_seed
+    from hybrid.evidence.types import Candidate
+    from hybrid.pipeline.prepare import load_capabilities
+    from hybrid.serve.engine import Delta, Engine, EngineLimits, Event
+    from hybrid.serve.export import export
+    from hybrid.store.records import RecordLog
+
+    model = load(run_dir)
+    export(run_dir, tmp_path / "out", fmt="vllm")
+    exported = load(tmp_path / "out", backend=model.backend)
+    texts: dict[int, str] = {}
+    expected: dict[int, tuple[str, str]] = {}
+    engine = Engine(model.backend, EngineLimits(rows=12))
+
+    def hear(number: int) -> Callable[[Event], None]:
+        def take(event: Event) -> None:
+            texts[number] = texts.get(number, "") + (event.text if isinstance(event, Delta) else "")
+
+        return take
+
+    for capability in load_capabilities(load_config(run_dir / "config.resolved.json")):
+        part = model.placement.parts[capability.name]
+        candidate = Candidate(model.placement.fingerprint, part.skill, part.adapter, part.sampling)
+        stored = RecordLog(run_dir / "rollouts" / f"{candidate.key[:32]}.jsonl").read()
+        said = {(r["capability"], r["example_id"]): r["text"] for r in stored if r["split"] == "test"}
+        for example in capability.splits["test"][:10]:
+            prepared = model.prepare(example.prompt, seed=sample_seed(0, example, 0))
+            assert exported.prepare(example.prompt, seed=sample_seed(0, example, 0)) == dataclasses.replace(
+                prepared, adapter=exported.placement.parts[capability.name].adapter
+            )
+            number = len(expected)
+            expected[number] = (capability.name, said[capability.name, example.id])
+            assert prepared.applied.capability == capability.name
+            engine.submit(prepared, hear(number))
+    assert engine.close(120)
+    assert {n: texts[n] for n in expected} == {n: text for n, (_, text) in expected.items()}

@@ -47,8 +47,14 @@ VALIDATE = (
     ALONE
     + """
 from skills_ref.cli import main
-sys.argv[0] = "agentskills"
-sys.exit(main())
+for skill in sys.argv[1:]:
+    sys.argv = ["agentskills", "validate", skill]
+    try:
+        code = main()
+    except SystemExit as leaving:
+        code = leaving.code
+    if code:
+        raise SystemExit(f"{skill}: {code}")
 """
 )
 
@@ -72,6 +78,7 @@ def test_peft_and_the_validator_need_no_hybrid(tmp_path: Path) -> None:
     assert texts == greedy and len(set(texts.values())) == len(adapted)
     skills = sorted((out / "skills").iterdir())
     assert [s.name for s in skills] == ["plums", "stones"]
-    for skill in skills:
-        checked = run_alone(VALIDATE, "validate", str(skill), cwd=tmp_path)
-        assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = run_alone(VALIDATE, *map(str, skills), cwd=tmp_path)
+    assert checked.returncode == 0 and checked.stdout.count("Valid") == 2, checked.stdout + checked.stderr
+    (skills[0] / "SKILL.md").write_text("no front matter\n", encoding="utf-8")
+    assert run_alone(VALIDATE, *map(str, skills), cwd=tmp_path).returncode == 1, "and it does look"

@@ -82,7 +82,8 @@ def test_the_composed_adapter_ships_by_the_gate_like_any_other(
     assert [i.name for i in composed.ingredients] == ["first", "second"]
     assert composed.evaluations == 11, "the starts, and two whole generations of four"
     assert 0 < composed.asked <= 11 * 16 and composed.asked + composed.saved <= 11 * 16
-    assert composed.fresh["base"].mean < 0.5 < composed.fresh["first"].mean
+    assert composed.best_expert == "first"
+    assert composed.fresh["base"].mean < 0.5 < composed.fresh["best expert"].mean
     assert composed.fresh["base"].n == SIZES["train"], "eight rows of search are too few, train was not searched on"
     manifest = json.loads((out / "adapters" / "third" / "hybrid_manifest.json").read_text())
     assert manifest["adapter_sha256"]

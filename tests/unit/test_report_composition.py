@@ -15,6 +15,7 @@ MIXED = {
     "search": "cma",
     "ingredients": [{"name": "plain <b>", "coefficient": 0.75}, {"name": "idle", "coefficient": 0.0}],
     "chosen": "mixture",
+    "best_expert": "plain",
     "evaluations": 120,
     "asked": 9000,
     "saved": 15000,
@@ -67,5 +68,5 @@ def test_a_mixed_adapter_says_what_it_is_made_of() -> None:
 
 
 def test_an_expert_that_was_as_good_alone_is_named() -> None:
-    sentences = list(composition(mixed(chosen="plain", error=0.0).capabilities[1]))
+    sentences = list(composition(mixed(chosen="best expert", error=0.0).capabilities[1]))
     assert len(sentences) == 2 and "plain alone, which is as good" in sentences[1]

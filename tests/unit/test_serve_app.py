@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import Sequence
@@ -11,16 +12,21 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_world import make_world
 
 from hybrid.backends.base import Adapter, Backend, Completion, ModelInfo, Request, Sampling
 from hybrid.backends.scripted import ScriptedBackend
+from hybrid.config.schema import ModelConfig, ScriptedBackendConfig
 from hybrid.errors import BackendError
-from hybrid.pipeline.run import run
 from hybrid.serve.app import Api, ServerLimits, build_app
 from hybrid.serve.engine import Engine, EngineBusy, EngineClosed, EngineLimits, Event, Failed
+from hybrid.serve.facts import SERVING, CapabilityFacts, ServingFacts, write_facts
 from hybrid.serve.placed import PlacedModel, load
 from hybrid.serve.server import is_local
+from hybrid.skill.document import SkillDocument
+from hybrid.skill.evidence_metadata import body_hash
+from hybrid.skill.library import save_skill
+
+DOCUMENT = "code alpha doubles.\n"
 
 
 class Gated:
@@ -46,9 +52,42 @@ class Gated:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = make_world(tmp_path_factory.mktemp("app") / "world")
-    run(world.load(), world.folder / "run", on_event=lambda kind, data: None)
-    return world.folder
+    """An export over a script, written by hand: `greetings` is answered by the base, `codes` by a document."""
+    folder = tmp_path_factory.mktemp("app")
+    out = folder / "out"
+    script = {
+        "rules": [
+            *({"equals": f"greet te{n:02d}", "answers": [f"hello te{n:02d}"]} for n in range(12)),
+            {"equals": f"{DOCUMENT}ask te00 alpha", "answers": ["te00te00"]},
+        ],
+        "default": "no idea",
+    }
+    (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
+    backend = ScriptedBackend(folder / "script.json")
+    save_skill(out / "skills", SkillDocument(name="codes", description="What codes mean.", body=DOCUMENT))
+    asked = {"greetings": "greet", "codes": "ask of alpha"}
+    rows = [
+        CapabilityFacts(name=name, sampling=Sampling(), examples=tuple(f"{text} tr{n}" for n in range(9)))
+        for name, text in asked.items()
+    ]
+    model = ModelConfig(path="reference", device="cpu")
+    scripted = ScriptedBackendConfig(type="scripted", script="script.json")
+    write_facts(out / SERVING, ServingFacts(model=model, backend=scripted, capabilities=tuple(rows)))
+    files = {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in out.rglob("*.*")}
+    nothing = {"skill": None, "adapter": None, "adapter_sha256": None}
+    codes = {"skill": "skills/codes/SKILL.md", "body_sha256": body_hash(DOCUMENT)}
+    manifest = {
+        "schema_version": 1,
+        "run_id": "app",
+        "model": {"path": "script", "fingerprint": backend.info().fingerprint},
+        "capabilities": [
+            {"name": "greetings", "placement": "keep", **nothing},
+            {"name": "codes", "placement": "skill", **nothing, **codes},
+        ],
+        "files": files,
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
 
 
 class Rig:
@@ -56,7 +95,7 @@ class Rig:
 
     def __init__(self, folder: Path, key: str | None = None, rows: int = 64, **limits: Any) -> None:
         self.backend = Gated(ScriptedBackend(folder / "script.json"))
-        self.model: PlacedModel = load(folder / "run", backend=self.backend)
+        self.model: PlacedModel = load(folder / "out", backend=self.backend)
         self.engine = Engine(self.backend, EngineLimits(rows=rows, waiting=64, window_s=0.01))
         self.log: list[dict[str, Any]] = []
         self.api = Api(self.model, self.engine, ServerLimits(**limits), key=key, log=self.log.append)
@@ -171,6 +210,29 @@ def test_draining_refuses_what_is_new_and_finishes_what_runs(finished: Path) -> 
         assert health.status_code == 503 and health.json() == {"status": "draining"}
         rig.backend.gate.set()
         assert (await going).status_code == 200
+
+    play(Rig(finished), scene)
+
+
+@pytest.mark.parametrize("goes", ["before the head", "after it"])
+def test_a_client_that_goes_away_leaves_nothing_behind(finished: Path, goes: str) -> None:
+    async def scene(rig: Rig) -> None:
+        body = json.dumps({"model": "hybrid", "prompt": "greet te00", "stream": True}).encode()
+        received = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return received.pop() if received else await asyncio.sleep(60, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            if goes == "before the head" or message["type"] == "http.response.body":
+                raise OSError("the client is gone")
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+        scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http"}
+        await build_app(rig.api)(scope, receive, send)  # type: ignore[arg-type]
+        assert rig.api.under_way == 0 and rig.engine.load == (0, 0)
+        assert rig.log[-1]["status"] == 499
+        assert (await rig.ask()).status_code == 200
 
     play(Rig(finished), scene)
 

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scripted_world import SIZES, World, make_world
 
 import hybrid
+from hybrid.__main__ import main
 from hybrid.backends.scripted import ScriptedBackend
 from hybrid.capability.types import Message
 from hybrid.errors import BackendError, HybridError, RunFolderError, UsageError
@@ -143,7 +145,27 @@ def test_the_router_tells_apart_or_says_that_it_cannot() -> None:
     assert router.choose("Worked: 1 foot is 12 inches.\nWhich date is 77 days after 9 May?").name == "dates"
     assert router.choose("Convert 3 days").name is None
     assert router.choose("Write a poem about rivers.").name is None
+    talks = replace(dates, document="Never convert feet to metres; convert days. " * 9)
+    assert RequestRouter([units, talks]).choose("Convert 77 feet to metres.").name == "units"
+    told = RequestRouter(
+        [Described("units", document="Convert 5 feet to metres: a foot is 0.3048 metres."), replace(dates, prompts=())]
+    )
+    assert told.choose("Convert 77 feet to metres.").name == "units", "a document speaks where no prompts do"
     twins = RequestRouter([units, Described("lengths", units.description, units.prompts)])
     assert twins.choose("Convert 77 feet to metres.").name is None
     assert "too close" in twins.choose("Convert 77 feet to metres.").why
     assert RequestRouter([]).choose("x").name is None
+
+
+def test_the_verbs_say_what_they_need(
+    finished: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = str(finished.folder / "run")
+    monkeypatch.setenv("HYBRID_API_KEY", "short")
+    assert main(["serve", run_folder, "--port", "0"]) == 2
+    assert "HYBRID_API_KEY holds a key of 5 characters" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path), "--key-env", "NOT_SET"]) == 2
+    assert "neither a run folder" in capsys.readouterr().err
+    assert main(["export", run_folder, "--to", str(tmp_path / "out"), "--format", "vllm"]) == 0
+    told = capsys.readouterr().out
+    assert "vllm serve BASE" in told and "not expressed: request routing" in told

@@ -27,7 +27,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6), st.booleans())
 def test_any_object_is_read_or_refused(body: dict[str, Any], sound: bool) -> None:
     base = {**GOOD, "prompt": "x"} if sound else {}
@@ -112,7 +112,7 @@ def test_neutral_values_ask_for_nothing() -> None:
         chat(n=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text("ab#", max_size=24), st.lists(st.text("ab#", min_size=1, max_size=4), max_size=3), st.data())
 def test_a_stop_text_cuts_at_its_first_place_however_the_text_arrives(text: str, stops: list[str], data: Any) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
