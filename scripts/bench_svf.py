@@ -81,7 +81,7 @@ def run_seed(seed: int, root: Path) -> dict[str, Any]:
 
 FACTS, FACT_STEPS, FACT_EVERY = 48, 200, 50
 FACT_RATE = {"lora": LORA_RATE["sft"], "svf": 1e-1}
-"""SVF: the better of 3e-2 and 1e-1 on other facts (.33 and .59 after 200 steps)."""
+"""SVF: the better of 3e-2 and 1e-1 on other facts."""
 
 
 def run_facts(seed: int, root: Path) -> dict[str, Any]:
