@@ -137,6 +137,23 @@ def test_of_equally_good_strengths_the_weakest_is_offered(make: Callable[[Truth]
     assert found.proxy.alpha == 0.5
 
 
+def test_a_weaker_strength_stands_in_within_the_tolerance_and_only_where_it_beats_the_base(
+    make: Callable[[Truth], Fake],
+) -> None:
+    """Of 16: the base 4, strength 0.5 12, strength 1 14, strength 2 all."""
+    world = make(lambda n, alpha: n % 4 == 0 or (alpha >= 0.5 and n < 12) or (alpha >= 1 and n < 14) or alpha >= 2)
+    shown = {}
+    for tolerance in (0.0, 0.15, 0.3, 0.9):
+        found = world.go(f"weights.proxy.tolerance={tolerance}", out=f"t{tolerance}").capabilities[0]
+        assert found.proxy is not None
+        shown[tolerance] = found.proxy.alpha
+    assert shown == {0.0: 2.0, 0.15: 1.0, 0.3: 0.5, 0.9: 0.5}
+    world.truth = lambda n, alpha: n % 4 == 0 or (alpha >= 1 and n == 1) or alpha >= 2
+    found = world.go("weights.proxy.tolerance=0.9", out="alone").capabilities[0]
+    assert found.proxy is not None
+    assert found.proxy.alpha == 1.0, "0.5 is the base's equal, and within the tolerance of the best"
+
+
 def test_a_capability_may_be_steered_beside_others_that_are_not(make: Callable[[Truth], Fake]) -> None:
     world = make(stronger)
     report = world.go("weights.method=grpo", "capabilities[0].method=proxy")
