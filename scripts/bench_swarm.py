@@ -47,6 +47,8 @@ from hybrid.weights.compose.materialise import materialise
 
 LAYOUTS = {"angle": "<{}>", "square": "[{}]", "sure": "{}~9"}
 SEARCH, TEST, FRESH, FEW = 200, 150, 48, 24
+SAMPLED = 60
+"""Test items, the first, that are also answered by samples."""
 CHAIN_EVALUATIONS = 40
 """A search without a slope to follow is as flat at the end as at the start."""
 KINDS = {
@@ -55,6 +57,7 @@ KINDS = {
 }
 SEARCHES = ("cma", "swarms", "random")
 COMPOSITES = ("layout", "chain")
+PARTS = (("layout", "sft"), ("layout", "grpo"), ("chain", "sft"))
 Rows = list[dict[str, str]]
 
 
@@ -199,7 +202,7 @@ class Bench:
 
     def sums(self, name: str, kind: str, experts: dict[str, Adapter]) -> dict[str, Adapter]:
         """The plain sum of the experts that the composite needs, by its weight."""
-        needed = {mark.lstrip("$") for mark in self.world.needed} | ({self.world.layout} if name == "layout" else set())
+        needed = needed_by(name, self.world.needed, self.world.layout)
         fingerprint = self.session.backend.info().fingerprint
         read = experts_of(list(experts.values()), fingerprint)
         out = {}
@@ -211,12 +214,13 @@ class Bench:
 
 
 def sampled(bench: Bench, name: str, adapters: Sequence[Adapter | None], draws: int) -> list[list[float]]:
-    """For each test item the scores of `draws` samples at temperature 1, the candidates taking turns."""
+    """For each of the first test items the scores of `draws` samples at temperature 1, the candidates taking turns."""
     capability, meter = bench.by_name[name], bench.session.meter
-    rows: list[list[float]] = [[] for _ in capability.splits["test"]]
-    for candidate in sampling_candidates(bench, name, adapters) if draws else ():
+    items = capability.splits["test"][:SAMPLED] if draws else ()
+    rows: list[list[float]] = [[] for _ in items]
+    for candidate in sampling_candidates(bench, name, adapters) if items else ():
         each = -(-draws // len(adapters))
-        found = meter.measure(candidate, capability, "test", capability.splits["test"], samples=each, stage="bench")
+        found = meter.measure(candidate, capability, "test", items, samples=each, stage="bench")
         for row, rollouts in zip(rows, found.rollouts, strict=True):
             row += [r.value for r in rollouts]
     return rows
@@ -255,49 +259,41 @@ def one_composite(
     }
 
 
-def run_seed(seed: int, composite: str, root: Path, evaluations: int) -> dict[str, Any]:
-    """Everything about one composite of a seed, as plain data."""
+def run_seed(seed: int, composite: str, kind: str, root: Path, evaluations: int) -> dict[str, Any]:
+    """Everything about one composite of a seed with the experts of one kind, as plain data."""
     folder = root / str(seed)
     loaded, world = world_config(seed, folder, evaluations)
     capabilities = load_capabilities(loaded)
-    with RunFolder(folder / "run") as run:
+    with RunFolder(folder / f"run-{kind}") as run:
         config = loaded.config
         backend = build_backend(config.model, config.backend, loaded.resolve, cache_folder(run.path))
         run.claim(identity_fields(loaded, capabilities, backend), resolved_json(config, loaded.root))
         session = open_session(loaded, run, capabilities, backend, lambda kind, data: None)
         bench = Bench(session, world, {c.name: c for c in capabilities})
-        parts, own = [], {}
-        for kind in KINDS if composite == "layout" else ("sft",):
-            experts = bench.train(kind)
-            own[kind] = {
-                name: {
-                    "base": mean(bench.values(name, None)),
-                    "own": mean(bench.values(name, adapter)),
-                    "others": {other: mean(bench.values(other, adapter)) for other in experts if other != name},
-                }
-                for name, adapter in experts.items()
+        experts = bench.train(kind)
+        own = {
+            name: {
+                "base": mean(bench.values(name, None)),
+                "own": mean(bench.values(name, adapter)),
+                "others": {other: mean(bench.values(other, adapter)) for other in experts if other != name},
             }
-            searches = SEARCHES if (composite, kind) == ("layout", "sft") else SEARCHES[:1]
-            parts.append(one_composite(bench, composite, kind, experts, searches))
-        return {
-            "seed": seed,
-            "world": dataclasses.asdict(world),
-            "own": own,
-            "parts": [tested(bench, p, parts) for p in parts],
+            for name, adapter in experts.items()
         }
+        searches = SEARCHES if (composite, kind) == ("layout", "sft") else SEARCHES[:1]
+        part = one_composite(bench, composite, kind, experts, searches)
+        return {"seed": seed, "world": dataclasses.asdict(world), "own": own, **tested(bench, part)}
 
 
-def tested(bench: Bench, part: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sealed test of a composite, opened once for both kinds of experts together."""
-    name, capability = part["composite"], bench.by_name[part["composite"]]
-    greedy = [bench.session.candidate(capability, "", a) for p in parts for a in p["candidates"].values()]
-    pools = [[p["candidates"][e] for e in experts_in(bench.world) if e in p["candidates"]] for p in parts if p["draws"]]
-    drawn = [c for pool in pools for c in sampling_candidates(bench, name, [None, *pool])]
-    bench.session.meter.open_sealed(capability, "test", [*greedy, *drawn])
-    pool = [part["candidates"][e] for e in experts_in(bench.world) if e in part["candidates"]]
+def tested(bench: Bench, part: dict[str, Any]) -> dict[str, Any]:
+    """The sealed test of a composite, opened once."""
+    name, candidates = part["composite"], part["candidates"]
+    capability = bench.by_name[name]
+    pool = [candidates[e] for e in experts_in(bench.world) if e in candidates] if part["draws"] else []
+    greedy = [bench.session.candidate(capability, "", adapter) for adapter in candidates.values()]
+    bench.session.meter.open_sealed(capability, "test", [*greedy, *sampling_candidates(bench, name, [None, *pool])])
     return {
         **{key: value for key, value in part.items() if key != "candidates"},
-        "test": {label: bench.values(name, adapter, "test") for label, adapter in part["candidates"].items()},
+        "test": {label: bench.values(name, adapter, "test") for label, adapter in candidates.items()},
         "base samples": sampled(bench, name, [None], part["draws"]),
         "expert samples": sampled(bench, name, pool, part["draws"]),
     }
@@ -308,28 +304,41 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def finished(seed: int, composite: str, root: Path, evaluations: int) -> dict[str, Any]:
-    """The record of a seed and a composite, made where it is not there yet."""
-    path = root / f"{seed}-{composite}.json"
+def finished(seed: int, composite: str, kind: str, root: Path, evaluations: int) -> dict[str, Any]:
+    """The record of a seed, a composite and a kind of experts, made where it is not there yet."""
+    path = root / f"{seed}-{composite}-{kind}.json"
     if not path.exists():
-        write_json(path, run_seed(seed, composite, root, evaluations))
+        write_json(path, run_seed(seed, composite, kind, root, evaluations))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
+def parts_of(text: str) -> list[tuple[str, str]]:
+    """`layout-sft,chain-sft` -> composites and kinds of experts."""
+    found = [(composite, kind) for composite, kind in PARTS if f"{composite}-{kind}" in text.split(",")]
+    if len(found) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"of {', '.join('-'.join(part) for part in PARTS)}")
+    return found
+
+
 def names_of(record: dict[str, Any]) -> list[str]:
-    """Experts of a record."""
-    return [m.lstrip("$") for m in record["world"]["marks"]] + list(LAYOUTS)
+    """Experts of a record that were tested."""
+    return [n for n in [*(m.lstrip("$") for m in record["world"]["marks"]), *LAYOUTS] if n in record["test"]]
 
 
-def best_expert(part: dict[str, Any], names: Sequence[str]) -> list[float]:
+def needed_by(composite: str, marks: Sequence[str], layout: str) -> set[str]:
+    """The experts that a composite needs."""
+    return {mark.lstrip("$") for mark in marks} | ({layout} if composite == "layout" else set())
+
+
+def best_expert(record: dict[str, Any]) -> list[float]:
     """The expert that is best on the test itself: more than anyone who has to choose could have."""
-    return max((part["test"][n] for n in names if n in part["test"]), key=mean)
+    return max((record["test"][n] for n in names_of(record)), key=mean)
 
 
-def routed(part: dict[str, Any], names: Sequence[str]) -> list[float]:
+def routed(record: dict[str, Any]) -> list[float]:
     """Whether any expert answers an item right: no router between them can do better."""
-    return [max(column) for column in zip(*(part["test"][n] for n in names if n in part["test"]), strict=True)]
+    return [max(column) for column in zip(*(record["test"][n] for n in names_of(record)), strict=True)]
 
 
 def shown(values: Sequence[float]) -> str:
@@ -352,69 +361,71 @@ def share(hits: int, n: int) -> str:
     return f"{hits} of {n} = {hits / n:.3f} [{i.low:.3f}, {i.high:.3f}]"
 
 
+def missed(record: dict[str, Any]) -> list[bool]:
+    """The test items that neither the base nor any expert answers right."""
+    return [not any(pair) for pair in zip(record["test"]["base"], routed(record), strict=True)]
+
+
 def pooled(records: Sequence[dict[str, Any]], composite: str, kind: str) -> list[str]:
     """The tables of one composite and kind of experts, over all seeds."""
-    parts = [(r, p) for r in records for p in r["parts"] if p["composite"] == composite and p["kind"] == kind]
-    best = [v for r, p in parts for v in best_expert(p, names_of(r))]
-    route = [v for r, p in parts for v in routed(p, names_of(r))]
-    base = [v for _, p in parts for v in p["test"]["base"]]
-    missed = [not any(pair) for pair in zip(base, route, strict=True)]
-    labels = ["cma", "swarms", "random", "sum x 1", "sum x 0.5"]
+    mine = [r for r in records if (r["composite"], r["kind"]) == (composite, kind)]
+    best = [v for r in mine for v in best_expert(r)]
+    route = [v for r in mine for v in routed(r)]
+    base = [v for r in mine for v in r["test"]["base"]]
+    hopeless = [m for r in mine for m in missed(r)]
     lines = [
-        f"\n### {composite}, {kind} experts: {len(parts)} worlds, {len(base)} test items\n",
+        f"\n### {composite}, {kind} experts: {len(mine)} worlds, {len(base)} test items\n",
         "| what answers | sealed test | minus best expert | minus perfect routing | of what base and all experts failed |",
         "|---|---|---|---|---|",
         f"| base | {shown(base)} | | | |",
         f"| best expert (chosen on the test) | {shown(best)} | | | |",
         f"| any expert (perfect routing) | {shown(route)} | | | |",
     ]
-    for label in labels:
-        if any(label not in p["test"] for _, p in parts):
-            continue
-        values = [v for _, p in parts for v in p["test"][label]]
-        solved = sum(1 for v, m in zip(values, missed, strict=True) if m and v)
-        lines.append(
-            f"| {label} | {shown(values)} | {difference(values, best)} | {difference(values, route)} | "
-            f"{share(solved, sum(missed))} |"
-        )
+    for label in ("cma", "swarms", "random", "sum x 1", "sum x 0.5"):
+        if all(label in r["test"] for r in mine):
+            values = [v for r in mine for v in r["test"][label]]
+            solved = sum(1 for v, m in zip(values, hopeless, strict=True) if m and v)
+            gains = f"{difference(values, best)} | {difference(values, route)}"
+            lines.append(f"| {label} | {shown(values)} | {gains} | {share(solved, sum(hopeless))} |")
     for label in ("base samples", "expert samples"):
-        rows = [row for _, p in parts for row in p[label]]
-        if not any(rows):
-            continue
-        hit = sum(1 for row, m in zip(rows, missed, strict=True) if m and any(row))
-        once = [mean(row) for row in rows]
-        draws = mean([len(row) for row in rows])
-        lines.append(f"| {label}: any of {draws:.0f} | {mean(once):.3f} a sample | | | {share(hit, sum(missed))} |")
+        pairs = [(row, m) for r in mine for row, m in zip(r[label], missed(r), strict=False)]
+        if pairs:
+            hit, n = sum(1 for row, m in pairs if m and any(row)), sum(m for _, m in pairs)
+            draws, once = mean([len(row) for row, _ in pairs]), mean([mean(row) for row, _ in pairs])
+            lines.append(f"| {label}: any of {draws:.0f} | {once:.3f} a sample | | | {share(hit, n)} |")
+    return [*lines, *cost(mine)]
+
+
+def cost(records: Sequence[dict[str, Any]]) -> list[str]:
+    """What each search asked for."""
+    lines = []
     for label in SEARCHES:
-        found = [p["searches"][label] for _, p in parts if label in p["searches"]]
+        found = [r["searches"][label] for r in records if label in r["searches"]]
         if found:
-            asked, saved = sum(f["asked"] for f in found), sum(f["saved"] for f in found)
+            asked, saved, looked = (sum(f[key] for f in found) for key in ("asked", "saved", "evaluations"))
             lines.append(
-                f"\n{label}: {sum(f['evaluations'] for f in found) / len(found):.0f} mixtures a world, {asked:,} answers, "
-                f"{saved:,} spared by racing ({saved / (asked + saved):.0%})."
+                f"\n{label}: {looked / len(found):.0f} mixtures a world, {asked:,} answers, {saved:,} spared by racing "
+                f"({saved / (asked + saved):.0%})."
             )
     return lines
 
 
 def worlds(records: Sequence[dict[str, Any]]) -> list[str]:
-    """World by world."""
+    """World by world; the experts that a composite needs in bold."""
     lines = [
         "\n| seed | composite | experts | base | best expert | any expert | cma | swarms | random | found by cma |"
     ]
     lines.append("|---|---|---|---|---|---|---|---|---|---|")
     for r in records:
-        for p in r["parts"]:
-            cells = [mean(p["test"][c]) if c in p["test"] else None for c in ("cma", "swarms", "random")]
-            around = [mean(p["test"]["base"]), mean(best_expert(p, names_of(r))), mean(routed(p, names_of(r)))]
-            shown_cells = ["-" if c is None else f"{c:.3f}" for c in (*around, *cells)]
-            needed = {m.lstrip("$") for m in r["world"]["needed"]} | (
-                {r["world"]["layout"]} if p["composite"] == "layout" else set()
-            )
-            parts = ", ".join(
-                f"{'**' if n in needed else ''}{n} {c:+.2f}{'**' if n in needed else ''}"
-                for n, c in p["searches"]["cma"]["coefficients"].items()
-            )
-            lines.append(f"| {r['seed']} | {p['composite']} | {p['kind']} | {' | '.join(shown_cells)} | {parts} |")
+        cells = [mean(r["test"]["base"]), mean(best_expert(r)), mean(routed(r))]
+        cells += [mean(r["test"][c]) if c in r["test"] else None for c in SEARCHES]
+        needed = needed_by(r["composite"], r["world"]["needed"], r["world"]["layout"])
+        parts = [
+            f"**{n} {c:+.2f}**" if n in needed else f"{n} {c:+.2f}"
+            for n, c in r["searches"]["cma"]["coefficients"].items()
+        ]
+        told = " | ".join("-" if c is None else f"{c:.3f}" for c in cells)
+        lines.append(f"| {r['seed']} | {r['composite']} | {r['kind']} | {told} | {', '.join(parts)} |")
     return lines
 
 
@@ -422,11 +433,13 @@ def experts_table(records: Sequence[dict[str, Any]]) -> list[str]:
     """What training gave, and what it did to the other capabilities."""
     lines = ["\n| experts | own score before | after | others' score before | after |", "|---|---|---|---|---|"]
     for kind in KINDS:
-        own = [e for r in records for e in r["own"][kind].values()]
-        before = [r["own"][kind][o]["base"] for r in records for e in r["own"][kind].values() for o in e["others"]]
-        after = [v for e in own for v in e["others"].values()]
-        cells = [mean([e["base"] for e in own]), mean([e["own"] for e in own]), mean(before), mean(after)]
-        lines.append(f"| {kind} | " + " | ".join(f"{c:.3f}" for c in cells) + " |")
+        mine = [r["own"] for r in records if r["kind"] == kind and r["composite"] == "layout"]
+        if mine:
+            own = [e for found in mine for e in found.values()]
+            before = [found[other]["base"] for found in mine for e in found.values() for other in e["others"]]
+            after = [v for e in own for v in e["others"].values()]
+            cells = [mean([e["base"] for e in own]), mean([e["own"] for e in own]), mean(before), mean(after)]
+            lines.append(f"| {kind} | " + " | ".join(f"{c:.3f}" for c in cells) + " |")
     return lines
 
 
@@ -436,15 +449,16 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-4")
     parser.add_argument("--out", type=Path, default=Path("runs/swarm"))
     parser.add_argument("--evaluations", type=int, default=60, help="mixtures of one search")
+    parser.add_argument("--parts", type=parts_of, default=PARTS, help="such as layout-sft,chain-sft; default: all")
     args = parser.parse_args()
     wall, processor = time.monotonic(), time.process_time()
     records = []
-    for composite in COMPOSITES:
+    for composite, kind in args.parts:
         for seed in seeds_of(args.seeds):
-            records.append(finished(seed, composite, args.out, args.evaluations))
-            print(f"{composite}, seed {seed}: done after {time.monotonic() - wall:.0f} s", flush=True)
-    lines = experts_table([r for r in records if len(r["own"]) > 1])
-    for composite, kind in (("layout", "sft"), ("layout", "grpo"), ("chain", "sft")):
+            records.append(finished(seed, composite, kind, args.out, args.evaluations))
+            print(f"{composite}, {kind}, seed {seed}: done after {time.monotonic() - wall:.0f} s", flush=True)
+    lines = experts_table(records)
+    for composite, kind in args.parts:
         lines += pooled(records, composite, kind)
     print("\n".join([*lines, *worlds(records)]))
     print(f"\n{time.process_time() - processor:.0f} s of processor time, {time.monotonic() - wall:.0f} s on the clock")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hybrid.report import proxy_text
+from hybrid.report import composition_text, proxy_text
 from hybrid.report.lifecycle_text import history_sentences, move_sentences
 from hybrid.report.probe_words import probe_lines, unmeasured
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, GateVerdict, Report, Substrate
@@ -120,6 +120,7 @@ def built(c: CapabilityReport) -> Iterator[str]:
         yield f"the adapter: {line(t.method)}, {t.steps} steps, {step}; {seconds(c.ledger.train_seconds)} of training"
     if c.proxy is not None:
         yield line(proxy_text.sentence(c), _LONG)
+    yield from (line(sentence, _LONG) for sentence in composition_text.composition(c))
     for r in c.rejected[:_MOST_ROWS]:
         numbers = f"{signed(r.delta)} {interval(r, sign=True)}, n={r.n}" if r.delta is not None else "not measured"
         yield f"refused: {line(r.substrate)}, {line(r.what)}: {numbers}. {line(r.why, _LONG)}"

@@ -17,7 +17,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
-from hybrid.report import generality_text, lifecycle_text, memory_text, merge_text, order_text, proxy_text, svg
+from hybrid.report import (
+    composition_text,
+    generality_text,
+    lifecycle_text,
+    memory_text,
+    merge_text,
+    order_text,
+    proxy_text,
+    svg,
+)
 from hybrid.report.diff import SIGNS, Change, edit_diff, whole_diff
 from hybrid.report.kind_text import kind_evidence
 from hybrid.report.schema import ARMS, CapabilityReport, Estimate, Report, Substrate
@@ -237,6 +246,7 @@ def _environment() -> Environment:
             "life": lifecycle_text,
             "steered": proxy_text,
             "merging": merge_text,
+            "composed": composition_text,
         }
     )
     return env

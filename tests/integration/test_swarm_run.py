@@ -131,3 +131,27 @@ def test_a_folder_that_is_no_expert_ends_the_run_before_it_pays(tmp_path: Path) 
     with pytest.raises(AdapterError, match="elsewhere"):
         go(load_config(config), tmp_path / "run")
     assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_folders_of_another_run_are_experts_too(finished: tuple[Path, Path, dict[str, CapabilityReport]]) -> None:
+    config, _, _ = finished
+    text = (
+        config.read_text()
+        .replace("name: composed", "name: folders")
+        .replace("method: sft\n  lora", "method: swarm\n  lora")
+    )
+    start, end = text.index("  - name: first"), text.index("probe:")
+    text = text[:start] + text[end:]
+    text = text.replace("{first: weights, second: weights, third: weights}", "{third: weights}")
+    text = text.replace(
+        SWARM, SWARM.replace("{search: cma", "{experts: [run/adapters/first, run/adapters/second], search: swarms")
+    )
+    (config.parent / "folders.yaml").write_text(text)
+    found, _ = go(load_config(config.parent / "folders.yaml"), config.parent / "folders")
+    composed = found["third"].artifacts.composition
+    assert composed is not None and composed.search == "swarms"
+    assert [i.name for i in composed.ingredients] == ["run/adapters/first", "run/adapters/second"]
+    assert sum(i.coefficient for i in composed.ingredients) == pytest.approx(1.0, abs=0.01)
+    assert found["third"].placement == "weights"
+    identity = json.loads((config.parent / "folders" / "run.json").read_text())
+    assert "run/adapters/first" in json.dumps(identity), "another adapter in that folder is another run"

@@ -7,6 +7,8 @@ import copy
 from test_report_example import bare, example, example_data
 
 from hybrid.report.composition_text import composition, matrix
+from hybrid.report.explain import to_text
+from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
 from hybrid.report.schema import Report
 from hybrid.report.text import signed
@@ -65,6 +67,19 @@ def test_a_mixed_adapter_says_what_it_is_made_of() -> None:
     text = to_markdown(mixed())
     assert "plain &lt;b&gt;" in text and "<b>" not in text
     assert list(composition(example().capabilities[1])) == []
+    page = to_html(mixed())
+    assert "plain &lt;b&gt;" in page and "plain <b>" not in page and "120 mixtures" in page
+    assert "120 mixtures" not in to_html(example())
+
+
+def test_the_page_draws_the_matrix_once() -> None:
+    assert to_html(example()).count("<table data-matrix>") == 1
+    assert "data-matrix" not in to_html(bare())
+
+
+def test_the_argument_says_how_it_was_mixed() -> None:
+    report = mixed()
+    assert any("120 mixtures of 2 experts" in text for text in to_text(report, report.capabilities[1]).splitlines())
 
 
 def test_an_expert_that_was_as_good_alone_is_named() -> None:
