@@ -324,20 +324,21 @@ def speed(root: Path, pair: Path, seed: int, repeats: int = 5) -> dict[str, Any]
 TOLERANCE = ProxyConfig().tolerance
 Row = Mapping[str, Any]
 WAYS = {
-    "the direct adapter at a checkpoint": ("direct",),
-    "the direct adapter scaled in its weights": ("scaled",),
-    "the direct adapter scaled in the logits": ("dial",),
+    "the direct adapter at a checkpoint": "direct",
+    "the direct adapter scaled in its weights": "scaled",
+    "the direct adapter scaled in the logits": "dial",
 }
-"""What the proxy is compared with: families of arms."""
+"""What the proxy is compared with: families of arms. The last checkpoint of `direct` is the strength 1 of the other two."""
 
 
-def pick(rows: Sequence[Row], key: str, families: Sequence[str]) -> Row | None:
+def pick(rows: Sequence[Row], key: str, family: str) -> Row | None:
     """As a run chooses: of the arms of a family within `TOLERANCE` of the best `search` score the weakest and earliest."""
-    some = [r for r in rows if r["key"] == key and r["family"] in families]
+    some = [r for r in rows if r["key"] == key and r["family"] == family]
+    if some and family in ("scaled", "dial"):
+        some += [r for r in rows if r["key"] == key and r["family"] == "direct" and r["step"] == some[0]["step"]]
     best = max((r["search"] for r in some), default=0.0)
-    return min(
-        (r for r in some if r["search"] >= best - TOLERANCE - 1e-9), key=lambda r: (r["alpha"], r["step"]), default=None
-    )
+    good = [r for r in some if r["search"] >= best - TOLERANCE - 1e-9]
+    return min(good, key=lambda r: (r["alpha"], r["step"]), default=None)
 
 
 def matched(rows: Sequence[Row], key: str, score: float) -> Row | None:
@@ -398,11 +399,11 @@ def summary(found: Mapping[int, Row], key: str) -> list[str]:
     lines: dict[str, list[tuple[float, ...]]] = {}
     shares, strengths, published = [], [], "the direct adapter at a checkpoint, the proxy at alpha 1 as published"
     for f in found.values():
-        rows, proxy = f["rows"], pick(f["rows"], key, ("proxy",))
+        rows, proxy = f["rows"], pick(f["rows"], key, "proxy")
         if proxy is None:
             continue
         strengths.append(f"{proxy['alpha']:g}")
-        others = {name: pick(rows, key, families) for name, families in WAYS.items()}
+        others = {name: pick(rows, key, family) for name, family in WAYS.items()}
         others["the direct checkpoint of the nearest `search` score"] = matched(rows, key, proxy["search"])
         direct, base = others["the direct adapter at a checkpoint"], f["base"][task]["all"]
         if direct is not None and direct["test"]["all"] - base > 0.1:
