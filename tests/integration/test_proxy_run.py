@@ -333,6 +333,7 @@ def test_doctor_loads_the_small_model_and_refuses_another_vocabulary(tmp_path: P
 
 
 def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "proxied"
     save_tiny(tmp_path / "base", seed=0)
     save_tiny(tmp_path / "small", seed=5)
     letters = "abcdefgh"
@@ -343,7 +344,7 @@ def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> N
         "model: {path: base, device: cpu, threads: 1}\n"
         "weights:\n  method: proxy\n  checkpoint_every: 40\n  lora: {rank: 8, alpha: 16}\n"
         "  sft: {steps: 80, batch: 8, learning_rate: 0.02}\n"
-        "  proxy: {small: small, alphas: [1, 3, 6]}\n",
+        "  proxy: {small: ../proxied/small/, alphas: [1, 3, 6]}\n",
         confirm=96,
     )
     report = load_report(run(load_config(tmp_path / "config.yaml"), tmp_path / "run", on_event=lambda kind, data: None))
@@ -352,6 +353,9 @@ def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> N
     assert found.proxy is not None
     assert found.proxy.small_fingerprint == small
     assert len(found.proxy.trials) == 4
+    assert found.training is not None
+    assert found.training.method == "proxy, small tuned by sft (weights)"
+    assert str(tmp_path) not in found.proxy.small
     assert max(t.gain.delta for t in found.proxy.trials) > 0.3
     assert all((t.tokens_per_second or 0) > 0 for t in found.proxy.trials)
     fields = json.loads((tmp_path / "run" / "run.json").read_text())
