@@ -25,6 +25,7 @@ from hybrid.report.argument import built
 from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
 from hybrid.report.schema import Report, load_report
+from hybrid.serve.export import card
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.proxy import scaled
 
@@ -128,6 +129,7 @@ def test_the_best_strength_at_the_best_checkpoint_ships(make: Callable[[Truth], 
     assert "Strengths of the proxy" in page
     assert "a small model steers the base" in page
     assert any("scores of the base move by alpha" in said for said in built(found))
+    assert "The adapter of marks is a proxy and no PEFT folder: it holds a LoRA of the base itself" in card(report)
 
 
 def test_of_equally_good_strengths_the_weakest_is_offered(make: Callable[[Truth], Fake]) -> None:
