@@ -54,6 +54,6 @@ def how_read(c: CapabilityReport) -> str:
         return ""
     who = "the base itself" if p.small_fingerprint is None else f"the small model {p.small}, {p.small_fingerprint}"
     return (
-        f"The adapter of {c.name} is a proxy and no PEFT folder: it holds a LoRA of {who}, which moves the base's scores while it "
-        "decodes. hybrid applies it; it is not merged into anything."
+        f"The adapter of {c.name} is a proxy and no PEFT folder: it holds a LoRA of {who}, which moves the base's scores while "
+        "it decodes. hybrid applies it; it is not merged into anything."
     )
