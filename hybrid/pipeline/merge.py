@@ -3,7 +3,7 @@
     offered = offer(session, outcomes)          # before `confirm` is opened
     settle(session, outcomes, offered)          # after every capability was placed
 
-The merge is exact (`hybrid.weights.compose.materialise`): the weight changes are added, whatever the adapters' scalings. It meets
+The merge is exact (`hybrid.weights.compose.mixer`): the changes are added, whatever the adapters' scalings. It meets
 `confirm` together with the arms, counts as an arm of its own in the correction, and stands in for the capabilities' own adapters
 where `hybrid.router.merge` says so; the sealed test is then opened for it alone.
 
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from hybrid.pipeline.run import Outcome
 
 MERGED = "merged"
+_EXACT = {"combination": "cat", "rank": None}
+"""A merge is the sum of the changes, whatever a swarm of this run would do."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """The sum of the members' adapters, each multiplied by `scale`; `search`: its measurements there, by member."""
+    """The sum of the members' adapters, each multiplied by `scale`; `search`: its measurements there, by member. `rank` is 0
+    for vectors of singular values."""
 
     scale: float
     adapter: Adapter
@@ -104,16 +107,15 @@ def _mean(measured: Mapping[str, Measurement]) -> float:
 
 
 def _merged(session: Session, config: Config, adapters: Sequence[Adapter]) -> tuple[Merge, ...]:
-    from hybrid.weights.compose.experts import experts_of
-    from hybrid.weights.compose.materialise import materialise
+    from hybrid.weights.compose.mixer import mixer_of
 
     assert config.weights.merge is not None
     fingerprint = session.backend.info().fingerprint
-    experts = experts_of(adapters, fingerprint)
+    mixer = mixer_of(adapters, fingerprint, config.weights.swarm.model_copy(update=_EXACT), config.seed)
     found = []
     for scale in config.weights.merge.scales:
         folder = session.folder.path / "checkpoints" / MERGED / f"scale-{scale:g}"
-        made = materialise(experts, [scale] * len(experts), folder, fingerprint, facts={"method": MERGED})
+        made = mixer.write([scale] * len(adapters), folder, facts={"method": MERGED})
         found.append(Merge(scale, made.adapter, made.rank, {}))
     return tuple(found)
 

@@ -12,9 +12,10 @@ def merger_head(found: Merger) -> str:
     """One or two sentences: what was offered, and what became of it."""
     names = ", ".join(line(name, 80) for name in found.members)
     rank = next(t.rank for t in found.tried if t.scale == found.chosen)
+    size = f" of rank {rank}" if rank else ""
     shipped = "ships in the place of their own" if found.merged else "does not ship; each keeps its own"
     return (
-        f"One adapter of rank {rank} for {names}: the sum of their adapters times {found.chosen:g}, the best of "
+        f"One adapter{size} for {names}: the sum of their adapters times {found.chosen:g}, the best of "
         f"{len(found.tried)} on the search split. It {shipped}: {'; '.join(line(w, 500) for w in found.why)}."
     )
 

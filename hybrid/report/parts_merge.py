@@ -11,7 +11,8 @@ from hybrid.report.parts import Count, Effect, Estimate, Number, Part, Text
 
 
 class MergeTried(Part):
-    """The sum of the members' adapters, each times `scale`, on `search`. `rank` is that of the merged adapter."""
+    """The sum of the members' adapters, each times `scale`, on `search`. `rank` is that of the merged adapter, 0 for vectors of
+    singular values."""
 
     scale: Number
     rank: Count

@@ -63,6 +63,8 @@ class Failed:
     error: HybridError
 
 
+_ADMIT_EVERY = 2
+"""Tokens after which rows that wait are let in, where fewer wait than are answered."""
 Event = Delta | Done | Failed
 Deliver = Callable[[Event], None]
 
@@ -107,6 +109,7 @@ class Engine:
         self._closing = False
         self._lanes: dict[str, LiveBatch] = {}
         self._running: dict[str, list[Ticket]] = {}
+        self._held = 0
         self._known: dict[str, str | None] = {}
         self._most_rows = self.limits.rows
         self.passes = 0
@@ -147,7 +150,8 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._wait():
-                self._admit(self._take())
+                if self._admits():
+                    self._admit(self._take())
                 for key in [key for key, tickets in self._running.items() if tickets]:
                     self._step(key)
         finally:  # whatever ended the thread: nobody waits for ever
@@ -172,6 +176,15 @@ class Engine:
                     if left <= 0:
                         break
                     self._condition.wait(left)
+        return True
+
+    def _admits(self) -> bool:
+        """Whether new rows enter before this token. Their prompts are a pass of their own, so that a few wait for one another."""
+        running, waiting = self.load
+        self._held += 1
+        if running and self._held < _ADMIT_EVERY and waiting < running:
+            return False
+        self._held = 0
         return True
 
     def _take(self) -> list[Ticket]:

@@ -13,7 +13,7 @@ Does not: batch requests of several callers (see `engine`), or speak HTTP.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -316,9 +316,20 @@ def load(
     config = placement.model.model_copy(update=changes)
     here = Path.cwd()
     resolve = placement.resolve if model is None else lambda text: here / text
+    _there(placement, config.path, resolve)
     small = placement.small if any(is_proxy(a) for a in placement.adapters) else None
     built = build_backend(config, placement.backend, resolve, default_cache_dir(), small)
     return PlacedModel(placement, built, policy)
+
+
+def _there(placement: Placement, path: str, resolve: Callable[[str], Path]) -> None:
+    """Raise UsageError for a local base that is not where it was: an export may have been carried to another machine."""
+    local = path.startswith((".", "/", "~")) and placement.backend.type in ("transformers", "vllm")
+    if local and not resolve(path).exists():
+        raise UsageError(
+            f"{placement.folder} was made for the base in {path}, which is not there; say where it lies with --model PATH "
+            "(in Python: model=PATH)"
+        )
 
 
 def _last_question(messages: tuple[Message, ...]) -> str:

@@ -62,6 +62,13 @@ def read_key(name: str) -> str | None:
     return key or None
 
 
+def exposure(options: ServeOptions, key: str | None) -> str | None:
+    """What to warn of before listening; None where only this machine, or only who has the key, gets answers."""
+    if key is not None or is_local(options.host):
+        return None
+    return f"{options.host} can be reached from other machines and no key is set ({options.key_env}): anybody may ask"
+
+
 def log_line(line: dict[str, Any]) -> None:
     """One JSON line on stderr."""
     print(json.dumps({"t": round(time.time(), 3), **line}, ensure_ascii=False), file=sys.stderr, flush=True)

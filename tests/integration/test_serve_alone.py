@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from serve_tiny import PLACED, asked, backend_over, save_export
 
 import hybrid
+from hybrid.errors import UsageError
 
 ALONE = """
 import sys
@@ -82,3 +84,13 @@ def test_peft_and_the_validator_need_no_hybrid(tmp_path: Path) -> None:
     assert checked.returncode == 0 and checked.stdout.count("Valid") == 2, checked.stdout + checked.stderr
     (skills[0] / "SKILL.md").write_text("no front matter\n", encoding="utf-8")
     assert run_alone(VALIDATE, *map(str, skills), cwd=tmp_path).returncode == 1, "and it does look"
+
+
+def test_a_base_that_was_moved_is_asked_for_and_found(tmp_path: Path) -> None:
+    loaded = save_export(tmp_path)
+    expected = hybrid.load(tmp_path / "export", backend=backend_over(loaded)).generate(asked("rivers", 1))
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="say where it lies with --model PATH"):
+        hybrid.load(tmp_path / "export")
+    moved = hybrid.load(tmp_path / "export", model=str(tmp_path / "elsewhere"))
+    assert moved.generate(asked("rivers", 1)) == expected

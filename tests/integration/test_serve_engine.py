@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from backend_tiny import load_tiny, save_adapter, save_tiny
 from svf_tiny import save_svf
 
 from hybrid.backends import live
+from hybrid.backends.adapters import inspect_adapter
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.proxy_folder import write_proxy
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.config.schema import TransformersBackendConfig
 from hybrid.errors import BackendError, PromptError
+from hybrid.serve import export
 from hybrid.serve.engine import Delta, Done, Engine, EngineLimits, Event, Failed
 from hybrid.serve.placed import Applied, Prepared
 
@@ -125,3 +129,22 @@ def test_a_row_that_is_given_up_leaves_the_batch(backend: TransformersBackend) -
     engine.submit(prepared(None, 4), stays)
     assert stays.over.wait(30) and engine.close(30)
     assert leaves.last is None and ticket.row is not None and ticket.row.tokens_out < 60
+
+
+def test_an_svf_adapter_is_given_to_other_engines_as_a_lora(tmp_path: Path) -> None:
+    loaded = load_tiny(save_tiny(tmp_path / "model"))
+    svf = save_svf(tmp_path / "svf", loaded)
+    row = {"name": "a", "source": {"type": "jsonl", "path": "a"}, "grader": {"type": "exact"}}
+    model = {"path": str(tmp_path / "model"), "device": "cpu", "threads": 1}
+    config = {"name": "run", "model": model, "capabilities": [row]}
+    (tmp_path / "config.resolved.json").write_text(json.dumps(config), encoding="utf-8")
+    told = export._convert(tmp_path, 4, svf.path, tmp_path / "lora")
+    assert told["rank"] == 4 and not told["exact"] and 0 < told["error"] < 1
+    whole = export._convert(tmp_path, 64, svf.path, tmp_path / "whole")
+    assert whole["exact"]
+    backend = TransformersBackend(loaded, TransformersBackendConfig())
+    asked = [Request(f"ab{n} =", 0) for n in range(4)]
+    original, same = (
+        backend.generate(asked, Sampling(max_new_tokens=8), a) for a in (svf, inspect_adapter(tmp_path / "whole"))
+    )
+    assert [c.text for c in same] == [c.text for c in original]

@@ -428,13 +428,15 @@ def test_a_stable_hot_document_is_promoted_by_distillation(tmp_path: Path, monke
     assert after.capabilities[0].costs.training == "measured"
 
 
+def worse(text: str, question: str, seed: int, adapter: str) -> str:
+    """The adapter loses a third of what its document does."""
+    number = int(question.rpartition("q")[2].rstrip("?"))
+    return "a" if RULE in text or (adapter in (GOOD, EQUAL) and number % 3) else "no"
+
+
 def test_an_adapter_that_loses_what_its_document_does_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def worse(text: str, question: str, seed: int, adapter: str) -> str:
-        number = int(question.rpartition("q")[2].rstrip("?"))
-        return "a" if RULE in text or (adapter in (GOOD, EQUAL) and number % 3) else "no"
-
     world = Life(tmp_path, monkeypatch, worse, HOT)
     world.go(TWO_TENTHS)
     report = world.apply()
@@ -448,10 +450,6 @@ def test_a_training_does_not_go_on_from_a_distillation_that_a_review_ordered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The distilled adapter was refused. Whoever trains one by the configured method later begins at the base."""
-
-    def worse(text: str, question: str, seed: int, adapter: str) -> str:
-        number = int(question.rpartition("q")[2].rstrip("?"))
-        return "a" if RULE in text or (adapter in (GOOD, EQUAL) and number % 3) else "no"
 
     world = Life(tmp_path, monkeypatch, worse, HOT)
     world.go(TWO_TENTHS)

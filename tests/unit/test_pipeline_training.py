@@ -307,6 +307,17 @@ def test_a_training_too_short_to_be_monitored_says_so(make: Callable[[Truth], Wo
 FORMATS = "weights.monitors.formats=[{name: answer, pattern: '^a'}]"
 
 
+def test_singular_values_under_supervision_are_warned_of_and_named(make: Callable[[Truth], World]) -> None:
+    world = make(sharpen)
+    report = world.report("weights.method=svf", "weights.svf.train=sft")
+    assert any("experts this small are reported to fail" in warning for warning in report.warnings)
+    assert world.trained[0].trainer == "sft" and not world.trained[0].reinforces
+    assert report.capabilities[0].training is not None
+    assert report.capabilities[0].training.method == "svf by sft (weights)"
+    reinforced = world.report("weights.method=svf", out="reinforced")
+    assert not any("experts this small" in warning for warning in reinforced.warnings)
+
+
 def test_formats_of_the_placed_arm_come_from_the_stored_test_answers(make: Callable[[Truth], World]) -> None:
     """The base answers `no` to two thirds of the rows; the adapter always in the format that is right."""
     plain_world = make(sharpen)

@@ -21,7 +21,7 @@ from hybrid.serve.app import Api, ServerLimits, build_app
 from hybrid.serve.engine import Engine, EngineBusy, EngineClosed, EngineLimits, Event, Failed
 from hybrid.serve.facts import SERVING, CapabilityFacts, ServingFacts, write_facts
 from hybrid.serve.placed import PlacedModel, load
-from hybrid.serve.server import is_local
+from hybrid.serve.server import ServeOptions, exposure, is_local
 from hybrid.skill.document import SkillDocument
 from hybrid.skill.evidence_metadata import body_hash
 from hybrid.skill.library import save_skill
@@ -105,6 +105,20 @@ class Rig:
 
     async def ask(self, prompt: str = "greet te00", **changes: Any) -> httpx.Response:
         return await self.client.post("/v1/completions", json={"model": "hybrid", "prompt": prompt, **changes})
+
+
+def post(path: str) -> dict[str, Any]:
+    """The scope of a POST, for a client that behaves as no library would."""
+    version = {"asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1"}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(b"content-type", b"application/json")],
+        "query_string": b"",
+        "scheme": "http",
+        **version,
+    }
 
 
 def play(rig: Rig, scene: Any) -> Any:
@@ -227,14 +241,29 @@ def test_a_client_that_goes_away_leaves_nothing_behind(finished: Path, goes: str
             if goes == "before the head" or message["type"] == "http.response.body":
                 raise OSError("the client is gone")
 
-        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
-        scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "http"}
-        await build_app(rig.api)(scope, receive, send)  # type: ignore[arg-type]
+        await build_app(rig.api)(post("/v1/completions"), receive, send)  # type: ignore[arg-type]
         assert rig.api.under_way == 0 and rig.engine.load == (0, 0)
         assert rig.log[-1]["status"] == 499
         assert (await rig.ask()).status_code == 200
 
     play(Rig(finished), scene)
+
+
+def test_a_body_that_never_ends_is_given_up(finished: Path) -> None:
+    async def scene(rig: Rig) -> None:
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return await asyncio.sleep(60, {"type": "http.disconnect"})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await build_app(rig.api)(post("/v1/completions"), receive, send)  # type: ignore[arg-type]
+        assert sent[0]["status"] == 408 and b"did not arrive in time" in sent[1]["body"]
+        assert rig.api.under_way == 0
+
+    play(Rig(finished, timeout_s=0.1), scene)
 
 
 def test_the_engine_keeps_its_limits_and_tells_everybody_at_its_end(finished: Path) -> None:
@@ -261,3 +290,6 @@ def test_the_engine_keeps_its_limits_and_tells_everybody_at_its_end(finished: Pa
 def test_addresses_that_only_this_machine_reaches() -> None:
     assert all(map(is_local, ("127.0.0.1", "127.8.0.1", "::1", "localhost")))
     assert not any(map(is_local, ("0.0.0.0", "::", "10.0.0.1", "example.org")))
+    warned = exposure(ServeOptions(host="0.0.0.0"), None)
+    assert warned is not None and "no key is set (HYBRID_API_KEY)" in warned
+    assert exposure(ServeOptions(host="0.0.0.0"), "0123456789abcdef") is exposure(ServeOptions(), None) is None

@@ -22,6 +22,8 @@ from hybrid.pipeline.run import run
 from hybrid.report.schema import load_report
 from hybrid.serve.export import export
 from hybrid.serve.facts import SERVING
+from hybrid.serve.placed import PlacedModel
+from hybrid.serve.placement import read_placement
 from hybrid.serve.routing import Described, RequestRouter
 
 
@@ -87,6 +89,23 @@ def test_a_chat_is_put_together_as_it_was_measured(finished: World) -> None:
         model.chat([{"role": r, "content": "x"} for r in ("user", "assistant", "user")])
     with pytest.raises(UsageError, match="must be the user's"):
         model.chat([{"role": "assistant", "content": "x"}])
+
+
+def test_a_base_with_a_chat_template_is_asked_as_each_capability_was_measured(finished: World) -> None:
+    plain = read_placement(finished.folder / "run")
+    codes = plain.parts["codes"]
+    skill, backend = codes.skill, ScriptedBackend(finished.folder / "script.json")
+    chatty = replace(plain, model=plain.model.model_copy(update={"chat": True}))
+    question, model = Message(role="user", content="ask te00 alpha"), PlacedModel(chatty, backend)
+    assert model.prepare((question,), capability="codes").request.prompt == compose(question.content, skill, "\n")
+    talk = (question, Message(role="assistant", content="te00te00"), question)
+    said = model.prepare(talk, capability="codes").request.prompt
+    assert said == (Message(role="system", content=skill.rstrip()), *talk)
+    turns = replace(codes, facts=codes.facts.model_copy(update={"turns": True}))
+    model = PlacedModel(replace(chatty, parts={**plain.parts, "codes": turns}), backend)
+    asked = (Message(role="system", content=skill.rstrip()), question)
+    assert model.prepare(question.content, capability="codes").request.prompt == asked
+    assert model.prepare((question,), capability="codes").request.prompt == asked
 
 
 def test_sampled_answers_name_their_seed(finished: World) -> None:
