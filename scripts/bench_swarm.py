@@ -395,7 +395,24 @@ def pooled(records: Sequence[dict[str, Any]], composite: str, kind: str) -> list
             hit, n = sum(1 for row, m in pairs if m and any(row)), sum(m for _, m in pairs)
             draws, once = mean([len(row) for row, _ in pairs]), mean([mean(row) for row, _ in pairs])
             lines.append(f"| {label}: any of {draws:.0f} | {once:.3f} a sample | | | {share(hit, n)} |")
-    return [*lines, *cost(mine)]
+    return [*lines, *by_world(mine), *cost(mine)]
+
+
+def by_world(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The gains again, with worlds instead of items as what was drawn at random."""
+    lines = []
+    for label in SEARCHES:
+        mine = [r for r in records if label in r["test"]]
+        for what, of in (("best expert", best_expert), ("perfect routing", routed)):
+            pairs = [(a - b, r["seed"]) for r in mine for a, b in zip(r["test"][label], of(r), strict=True)]
+            if pairs:
+                d = paired_interval([x for x, _ in pairs], 0.95, groups=[seed for _, seed in pairs])
+                lines.append(f"\n{label} minus {what}, by world: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}].")
+        if mine and label != "cma":
+            pairs = [(a - b, r["seed"]) for r in mine for a, b in zip(r["test"]["cma"], r["test"][label], strict=True)]
+            d = paired_interval([x for x, _ in pairs], 0.95, groups=[seed for _, seed in pairs])
+            lines.append(f"\ncma minus {label}, by world: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}].")
+    return lines
 
 
 def cost(records: Sequence[dict[str, Any]]) -> list[str]:
