@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import reference_language as language
+from bench_order import student
 from bench_worlds import seeds_of
 from make_world import EASY
 
@@ -399,19 +400,17 @@ def pooled(records: Sequence[dict[str, Any]], composite: str, kind: str) -> list
 
 
 def by_world(records: Sequence[dict[str, Any]]) -> list[str]:
-    """The gains again, with worlds instead of items as what was drawn at random."""
+    """The gains again, with worlds instead of items as what was drawn at random: Student's t over their means."""
     lines = []
     for label in SEARCHES:
         mine = [r for r in records if label in r["test"]]
-        for what, of in (("best expert", best_expert), ("perfect routing", routed)):
-            pairs = [(a - b, r["seed"]) for r in mine for a, b in zip(r["test"][label], of(r), strict=True)]
-            if pairs:
-                d = paired_interval([x for x, _ in pairs], 0.95, groups=[seed for _, seed in pairs])
-                lines.append(f"\n{label} minus {what}, by world: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}].")
-        if mine and label != "cma":
-            pairs = [(a - b, r["seed"]) for r in mine for a, b in zip(r["test"]["cma"], r["test"][label], strict=True)]
-            d = paired_interval([x for x, _ in pairs], 0.95, groups=[seed for _, seed in pairs])
-            lines.append(f"\ncma minus {label}, by world: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}].")
+        others = {"best expert": best_expert, "perfect routing": routed}
+        if label != "cma":
+            others["cma"] = lambda r: r["test"]["cma"]
+        gains = {what: [mean(r["test"][label]) - mean(of(r)) for r in mine] for what, of in others.items()}
+        told = ", ".join(f"{student(values, True)} against {what}" for what, values in gains.items() if len(values) > 1)
+        if told:
+            lines.append(f"\n{label}, by world: {told}.")
     return lines
 
 
