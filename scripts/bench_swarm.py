@@ -447,6 +447,23 @@ def worlds(records: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def by_mark(records: Sequence[dict[str, Any]], root: Path) -> list[str]:
+    """How each answers the items of either mark of the layout composite."""
+    lines = ["\n| seed | experts | mark | cma | swarms | random | sum x 1 |", "|---|---|---|---|---|---|---|"]
+    for r in records:
+        if r["composite"] == "layout":
+            text = (root / str(r["seed"]) / "layout" / "test.jsonl").read_text(encoding="utf-8")
+            asked = [json.loads(line)["prompt"].rsplit(" ", 1)[1] for line in text.splitlines()]
+            for mark in r["world"]["needed"]:
+                mine = [i for i, found in enumerate(asked) if found == mark]
+                cells = [
+                    f"{mean([r['test'][label][i] for i in mine]):.3f}" if label in r["test"] else "-"
+                    for label in ("cma", "swarms", "random", "sum x 1")
+                ]
+                lines.append(f"| {r['seed']} | {r['kind']} | {mark.lstrip('$')} | {' | '.join(cells)} |")
+    return lines
+
+
 def experts_table(records: Sequence[dict[str, Any]]) -> list[str]:
     """What training gave, and what it did to the other capabilities."""
     lines = ["\n| experts | own score before | after | others' score before | after |", "|---|---|---|---|---|"]
@@ -478,7 +495,7 @@ def main() -> None:
     lines = experts_table(records)
     for composite, kind in args.parts:
         lines += pooled(records, composite, kind)
-    print("\n".join([*lines, *worlds(records)]))
+    print("\n".join([*lines, *worlds(records), *by_mark(records, args.out)]))
     print(f"\n{time.process_time() - processor:.0f} s of processor time, {time.monotonic() - wall:.0f} s on the clock")
 
 
