@@ -36,6 +36,7 @@ from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.build import build_backend
 from hybrid.capability.types import Capability, Split
 from hybrid.config.loader import LoadedConfig, load_config, resolved_json
+from hybrid.config.proxy import ProxyConfig
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline.prepare import load_capabilities
 from hybrid.pipeline.session import Session, identity_fields, open_session
@@ -320,19 +321,24 @@ def speed(root: Path, pair: Path, seed: int, repeats: int = 5) -> dict[str, Any]
     return found
 
 
+TOLERANCE = ProxyConfig().tolerance
 Row = Mapping[str, Any]
 WAYS = {
-    "the direct adapter at a checkpoint": ("direct",),
-    "the direct adapter scaled in its weights": ("scaled",),
-    "the direct adapter scaled in the logits": ("dial",),
+    "the direct adapter at a checkpoint": "direct",
+    "the direct adapter scaled in its weights": "scaled",
+    "the direct adapter scaled in the logits": "dial",
 }
-"""What the proxy is compared with: families of arms."""
+"""What the proxy is compared with: families of arms. The last checkpoint of `direct` is the strength 1 of the other two."""
 
 
-def pick(rows: Sequence[Row], key: str, families: Sequence[str]) -> Row | None:
-    """The arm of a family with the best `search` score; of equals the weakest strength and the earliest step."""
-    some = [r for r in rows if r["key"] == key and r["family"] in families]
-    return max(some, key=lambda r: (r["search"], -r["alpha"], -r["step"]), default=None)
+def pick(rows: Sequence[Row], key: str, family: str) -> Row | None:
+    """As a run chooses: of the arms of a family within `TOLERANCE` of the best `search` score the weakest and earliest."""
+    some = [r for r in rows if r["key"] == key and r["family"] == family]
+    if some and family in ("scaled", "dial"):
+        some += [r for r in rows if r["key"] == key and r["family"] == "direct" and r["step"] == some[0]["step"]]
+    best = max((r["search"] for r in some), default=0.0)
+    good = [r for r in some if r["search"] >= best - TOLERANCE - 1e-9]
+    return min(good, key=lambda r: (r["alpha"], r["step"]), default=None)
 
 
 def matched(rows: Sequence[Row], key: str, score: float) -> Row | None:
@@ -391,13 +397,13 @@ def summary(found: Mapping[int, Row], key: str) -> list[str]:
     """The proxy against each way to apply the direct adapter, all chosen on `search`; and against it at an equal score."""
     task = key.partition("/")[0]
     lines: dict[str, list[tuple[float, ...]]] = {}
-    shares, strengths = [], []
+    shares, strengths, published = [], [], "the direct adapter at a checkpoint, the proxy at alpha 1 as published"
     for f in found.values():
-        rows, proxy = f["rows"], pick(f["rows"], key, ("proxy",))
+        rows, proxy = f["rows"], pick(f["rows"], key, "proxy")
         if proxy is None:
             continue
         strengths.append(f"{proxy['alpha']:g}")
-        others = {name: pick(rows, key, families) for name, families in WAYS.items()}
+        others = {name: pick(rows, key, family) for name, family in WAYS.items()}
         others["the direct checkpoint of the nearest `search` score"] = matched(rows, key, proxy["search"])
         direct, base = others["the direct adapter at a checkpoint"], f["base"][task]["all"]
         if direct is not None and direct["test"]["all"] - base > 0.1:
@@ -406,11 +412,15 @@ def summary(found: Mapping[int, Row], key: str) -> list[str]:
             if other is not None:
                 minus = tuple(proxy[part]["all"] - other[part]["all"] for part in ("test", *UNTOUCHED))
                 lines.setdefault(name, []).append(minus)
+        plain = next((r for r in rows if r["key"] == key and r["family"] == "proxy" and r["alpha"] == 1.0), None)
+        if plain is not None and direct is not None:
+            minus = tuple(plain[part]["all"] - direct[part]["all"] for part in ("test", *UNTOUCHED))
+            lines.setdefault(published, []).append(minus)
     out = [f"alpha chosen on `search`, by seed: {', '.join(strengths) or 'none'}. "]
     if len(shares) > 1:
         out[0] += f"Share of the direct gain on the new task: {student(shares)}."
     out += ["", "| the chosen proxy minus | new task | facts | operations |", "|---|---|---|---|"]
-    for name, values in lines.items():
+    for name, values in sorted(lines.items(), key=lambda line: line[0] == published):
         cells = [student(list(c), True) if len(values) > 1 else f"{c[0]:+.3f}" for c in zip(*values, strict=True)]
         out.append(f"| {name} | {' | '.join(cells)} |")
     return out

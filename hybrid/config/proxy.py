@@ -26,8 +26,10 @@ class ProxyConfig(Section):
     adapter: str | None = None
     """Folder of a LoRA that the small model was already tuned to, with hybrid's manifest; nothing is trained then."""
     alphas: tuple[Annotated[float, Field(gt=0, le=16)], ...] = Field(default=(0.25, 0.5, 1.0, 1.5), min_length=1)
-    """Strengths to try on `search`. Checkpoints are compared at the one nearest to 1, the others are tried on the best one; of
-    equally good ones the weakest is offered."""
+    """Strengths to try on `search`. Checkpoints are compared at the one nearest to 1, the others are tried on the best one."""
+    tolerance: float = Field(default=0.02, ge=0, lt=1)
+    """Strengths whose `search` score is within this of the best one count as equally good, and the weakest of them is offered:
+    it moves least of what nobody asked to change."""
     apply: Literal["logits", "weights"] = "logits"
     """`weights` scales the adapter itself by alpha, which is another function of it and costs nothing at decoding; only for
     `small: base`."""

@@ -206,7 +206,7 @@ class WeightsConfig(Section):
     def title(self) -> str:
         """The method in words, for a report."""
         if self.method == "proxy":
-            return f"proxy, {self.proxy.small} tuned by {self.proxy.train}"
+            return f"proxy, {self.proxy.small.rstrip('/').rpartition('/')[2]} tuned by {self.proxy.train}"
         uses = {"advantages": "tree search, advantages by step", "best_leaf": "tree search, fine-tuning on best leaves"}
         if self.method == "svf":
             return f"svf by {self.svf.train}"

@@ -1,8 +1,8 @@
 """Proxy-tuning as a weight arm: tune the small model, then find on `search` how strongly it should steer the base.
 
 Every checkpoint of the small model steers the base at the strength nearest to 1; the best of them is tried at the other
-strengths, and of equally good ones the weakest is offered. All of it is the project's measurement, kept as rollouts: a resumed
-run pays for none of it again. The winner is an adapter folder like any other, and goes to the ship gate.
+strengths, and of about equally good ones the weakest is offered. All of it is the project's measurement, kept as rollouts: a
+resumed run pays for none of it again. The winner is an adapter folder like any other, and goes to the ship gate.
 
 Does not: open `confirm`, or know how scores are mixed (see `hybrid.backends.proxy`).
 """
@@ -18,7 +18,7 @@ from hybrid.config.schema import ProxyConfig
 from hybrid.errors import AdapterError, TrainingError
 from hybrid.evidence.types import Measurement
 from hybrid.pipeline.session import Session
-from hybrid.pipeline.training import Judged, beats, best_of, judged_checkpoints
+from hybrid.pipeline.training import Judged, beats, best_of, judged_checkpoints, search_score
 from hybrid.weights.base import TrainResult
 from hybrid.weights.jobs import base_label
 from hybrid.weights.proxy import candidate
@@ -104,15 +104,20 @@ def steer(
             session.warn(f"{capability.name}: {name}: alpha {alpha:g} was refused: {error}")
             continue
         trials.append(Trial(alpha, best[0], adapter, measured))
-    # Of equals the weakest: it moves least of what nobody asked to change.
-    at_best = sorted((t for t in trials if t.step == best[0]), key=lambda t: t.alpha)
-    picked = best_of(session, [(place, t.adapter, t.measured) for place, t in enumerate(at_best)])
-    winner = at_best[picked[0]] if picked is not None else None
-    if winner is None or not beats(session, winner.measured, start):
+    winner = _weakest(session, [t for t in trials if t.step == best[0] and beats(session, t.measured, start)])
+    if winner is None:
         return result, None, Tried(tuple(trials), None, start)
     chosen = (winner.step, winner.adapter, winner.measured)
     kept = tuple((step, winner.adapter if step == winner.step else adapter) for step, adapter in made)
     return replace(result, checkpoints=kept), chosen, Tried(tuple(trials), winner, start)
+
+
+def _weakest(session: Session, trials: list[Trial]) -> Trial | None:
+    """The weakest strength among those whose score on `search` is within the tolerance of the best; None among none."""
+    worth = search_score(session.loaded.config)
+    best = max((worth(t.measured) for t in trials), default=0.0)
+    good = [t for t in trials if worth(t.measured) >= best - _settings(session).tolerance - 1e-9]
+    return min(good, key=lambda t: t.alpha, default=None)
 
 
 def _search(session: Session, capability: Capability, skill: str, adapter: Adapter) -> Measurement:

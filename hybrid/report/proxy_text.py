@@ -45,3 +45,15 @@ def sentence(c: CapabilityReport) -> str:
     much = "alpha times what tuning changed in the scores of" if p.apply == "logits" else "alpha; it was trained on"
     found = "no strength beats the base on the search split" if p.alpha is None else f"offered at alpha {p.alpha:g}"
     return f"Proxy: {what} {much} {who}, tuned by {p.trained_by}; {found}. The base's weights are untouched."
+
+
+def how_read(c: CapabilityReport) -> str:
+    """What a placed proxy is to whoever gets its folder; empty where the placed adapter is none."""
+    p = c.proxy
+    if p is None or p.apply != "logits" or c.artifacts.adapter is None or c.artifacts.method != "proxy":
+        return ""
+    who = "the base itself" if p.small_fingerprint is None else f"the small model {p.small}, {p.small_fingerprint}"
+    return (
+        f"The adapter of {c.name} is a proxy and no PEFT folder: it holds a LoRA of {who}, which moves the base's scores while "
+        "it decodes. hybrid applies it; it is not merged into anything."
+    )

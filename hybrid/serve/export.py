@@ -25,6 +25,7 @@ from hybrid.backends.adapters import inspect_adapter
 from hybrid.config.loader import load_config
 from hybrid.errors import AdapterError, RunFolderError, UsageError
 from hybrid.report.markdown import esc, table
+from hybrid.report.proxy_text import how_read
 from hybrid.report.schema import CapabilityReport, Estimate, Report
 from hybrid.report.text import ABSENT, interval, limits, num, placed_arm, pvalue, sealed, signed
 from hybrid.serve.artifacts import finished_report, hashes, placed_adapter, placed_skill, sound_adapter
@@ -128,6 +129,7 @@ def card(report: Report) -> str:
         "to it: reading all of them in the order of the index gives the measured text. An adapter is a PEFT folder for "
         "the base model above. `manifest.json` has the sha256 of every file.",
         "",
+        *(f"{esc(told, 1000)}\n" for c in report.capabilities if (told := how_read(c))),
         "## Why",
         "",
         *(f"- {esc(c.name)}: {c.placement}; {esc(c.reason, 2000)}" for c in report.capabilities),

@@ -147,7 +147,13 @@ def test_beam_search_and_a_second_call_are_refused(world: World) -> None:
     model = backend.loaded.model
     with backend._proxies.active(proxy) as steer, torch.inference_mode():
         with pytest.raises(BackendError, match="beam search"):
-            model.generate(ids, attention_mask=mask, logits_processor=LogitsProcessorList([steer(mask)]), num_beams=2)
+            model.generate(
+                ids,
+                attention_mask=mask,
+                logits_processor=LogitsProcessorList([steer(mask)]),
+                num_beams=2,
+                max_new_tokens=2,
+            )
         used = steer(mask)
         used(ids, torch.randn(2, 44))
         with pytest.raises(BackendError, match="a processor of its own"):

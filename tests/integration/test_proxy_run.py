@@ -25,6 +25,7 @@ from hybrid.report.argument import built
 from hybrid.report.html import to_html
 from hybrid.report.markdown import to_markdown
 from hybrid.report.schema import Report, load_report
+from hybrid.serve.export import card
 from hybrid.weights.base import TrainJob, TrainResult
 from hybrid.weights.proxy import scaled
 
@@ -128,6 +129,7 @@ def test_the_best_strength_at_the_best_checkpoint_ships(make: Callable[[Truth], 
     assert "Strengths of the proxy" in page
     assert "a small model steers the base" in page
     assert any("scores of the base move by alpha" in said for said in built(found))
+    assert "The adapter of marks is a proxy and no PEFT folder: it holds a LoRA of the base itself" in card(report)
 
 
 def test_of_equally_good_strengths_the_weakest_is_offered(make: Callable[[Truth], Fake]) -> None:
@@ -135,6 +137,23 @@ def test_of_equally_good_strengths_the_weakest_is_offered(make: Callable[[Truth]
     assert found.proxy is not None
     assert {t.search.mean for t in found.proxy.trials if t.step == 20} == {1.0}
     assert found.proxy.alpha == 0.5
+
+
+def test_a_weaker_strength_stands_in_within_the_tolerance_and_only_where_it_beats_the_base(
+    make: Callable[[Truth], Fake],
+) -> None:
+    """Of 16: the base 4, strength 0.5 12, strength 1 14, strength 2 all."""
+    world = make(lambda n, alpha: n % 4 == 0 or (alpha >= 0.5 and n < 12) or (alpha >= 1 and n < 14) or alpha >= 2)
+    shown = {}
+    for tolerance in (0.0, 0.15, 0.3, 0.9):
+        found = world.go(f"weights.proxy.tolerance={tolerance}", out=f"t{tolerance}").capabilities[0]
+        assert found.proxy is not None
+        shown[tolerance] = found.proxy.alpha
+    assert shown == {0.0: 2.0, 0.15: 1.0, 0.3: 0.5, 0.9: 0.5}
+    world.truth = lambda n, alpha: n % 4 == 0 or (alpha >= 1 and n == 1) or alpha >= 2
+    found = world.go("weights.proxy.tolerance=0.9", out="alone").capabilities[0]
+    assert found.proxy is not None
+    assert found.proxy.alpha == 1.0, "0.5 is the base's equal, and within the tolerance of the best"
 
 
 def test_a_capability_may_be_steered_beside_others_that_are_not(make: Callable[[Truth], Fake]) -> None:
@@ -316,6 +335,7 @@ def test_doctor_loads_the_small_model_and_refuses_another_vocabulary(tmp_path: P
 
 
 def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "proxied"
     save_tiny(tmp_path / "base", seed=0)
     save_tiny(tmp_path / "small", seed=5)
     letters = "abcdefgh"
@@ -326,7 +346,7 @@ def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> N
         "model: {path: base, device: cpu, threads: 1}\n"
         "weights:\n  method: proxy\n  checkpoint_every: 40\n  lora: {rank: 8, alpha: 16}\n"
         "  sft: {steps: 80, batch: 8, learning_rate: 0.02}\n"
-        "  proxy: {small: small, alphas: [1, 3, 6]}\n",
+        "  proxy: {small: ../proxied/small/, alphas: [1, 3, 6]}\n",
         confirm=96,
     )
     report = load_report(run(load_config(tmp_path / "config.yaml"), tmp_path / "run", on_event=lambda kind, data: None))
@@ -335,6 +355,9 @@ def test_a_tiny_run_tunes_a_small_model_and_steers_the_base(tmp_path: Path) -> N
     assert found.proxy is not None
     assert found.proxy.small_fingerprint == small
     assert len(found.proxy.trials) == 4
+    assert found.training is not None
+    assert found.training.method == "proxy, small tuned by sft (weights)"
+    assert str(tmp_path) not in found.proxy.small
     assert max(t.gain.delta for t in found.proxy.trials) > 0.3
     assert all((t.tokens_per_second or 0) > 0 for t in found.proxy.trials)
     fields = json.loads((tmp_path / "run" / "run.json").read_text())
