@@ -42,6 +42,7 @@ from hybrid.serve.protocol import (
     read_chat,
     read_text,
     reply,
+    require_json,
     usage_chunk,
 )
 
@@ -179,6 +180,7 @@ class Api:
 
     async def _read(self, request: Request, kind: Kind) -> Asked:
         """The request, read no further than the limit allows."""
+        require_json(request.headers.get("content-type", ""))
         most = self._limits.body
         told = request.headers.get("content-length", "")
         if told.isdigit() and int(told[:20]) > most:

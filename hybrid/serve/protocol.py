@@ -111,6 +111,13 @@ class Said:
     applied: Mapping[str, Any]
 
 
+def require_json(content_type: str) -> None:
+    """Raise ApiError unless the body says that it is JSON: a browser asks before it sends such a body to another site, so
+    that no page can make a server without a key work."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body must be sent as content-type: application/json", code="unsupported_media_type")
+
+
 def parse_body(body: bytes) -> dict[str, Any]:
     """The JSON object of a request. Raises ApiError 400."""
 

@@ -56,11 +56,12 @@ def asked(environment: Mapping[str, str], processes: int) -> bool:
 def refuse(config: Config) -> None:
     """Raise UsageError for a configuration whose trainings cannot split their base."""
     wrong = None
+    methods = {config.method_of(c.name) for c in config.capabilities}
     if config.model.quantization is not None:
         wrong = "model.quantization: packed weights cannot be split"
-    elif config.weights.method == "tree":
+    elif "tree" in methods:
         wrong = "weights.method tree: its search asks the model in ways that are no whole forward passes"
-    elif config.weights.method == "svf":
+    elif "svf" in methods:
         wrong = "weights.method svf: every process would hold all singular directions, which are as large as the base"
     if wrong is not None:
         raise UsageError(f"{wrong} (FSDP2); launch with configs/accelerate/multi-gpu-ddp.yaml")

@@ -253,6 +253,7 @@ def test_one_batch_holds_mixtures_of_one_stack(base: LoadedModel, tmp_path: Path
         backend.generate_mixed([Request("a", 0)] * 2, Sampling(), stacks)
 
 
+@pytest.mark.filterwarnings("ignore:The density")
 @pytest.mark.parametrize("how", ["linear", "ties", "dare_linear", "dare_ties"])
 def test_the_other_combinations_are_those_of_peft(base: LoadedModel, tmp_path: Path, how: Combination) -> None:
     """Without DARE's draws (density 1) PEFT's own numbers come out; they are far from the weighted sum."""

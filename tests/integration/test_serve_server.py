@@ -139,11 +139,13 @@ def test_what_is_refused_has_the_errors_of_the_protocol(served: Served) -> None:
     with pytest.raises(openai.APIStatusError) as large:
         client.completions.create(model="hybrid", prompt="a" * 5000)
     assert large.value.status_code == 413 and large.value.code == "body_too_large"
-    headers = {"authorization": f"Bearer {KEY}"}
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json; charset=utf-8"}
     chunked = httpx.post(f"{served.url}/completions", content=(b"x" * 1000 for _ in range(9)), headers=headers)
     assert chunked.status_code == 413, "a body without a length is counted as it comes"
     broken = httpx.post(f"{served.url}/completions", content=b'{"model": ', headers=headers)
     assert broken.status_code == 400 and broken.json()["error"]["type"] == "invalid_request_error"
+    plain = httpx.post(f"{served.url}/completions", content=b"{}", headers=headers | {"content-type": "text/plain"})
+    assert plain.status_code == 415 and plain.json()["error"]["code"] == "unsupported_media_type"
     assert httpx.get(f"{served.url}/nothing", headers=headers).json()["error"]["code"] == "unknown_url"
     assert httpx.get(f"{served.url.removesuffix('/v1')}/health").json() == {"status": "ok"}
 

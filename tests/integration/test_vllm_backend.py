@@ -19,6 +19,7 @@ import pytest
 import torch
 from backend_tiny import load_tiny, save_adapter, save_tiny
 from pydantic import ValidationError
+from svf_tiny import save_svf
 
 from hybrid.backends.base import Adapter, Request, Sampling
 from hybrid.backends.build import build_backend
@@ -26,8 +27,9 @@ from hybrid.backends.loading import LoadedModel
 from hybrid.backends.transformers_adapters import AdapterShelf
 from hybrid.backends.transformers_backend import TransformersBackend
 from hybrid.backends.vllm_backend import VllmBackend
+from hybrid.config.loader import load_config
 from hybrid.config.schema import ModelConfig, TransformersBackendConfig, VllmBackendConfig
-from hybrid.errors import AdapterError, BackendError
+from hybrid.errors import AdapterError, BackendError, ConfigError
 
 
 @dataclass
@@ -189,6 +191,16 @@ def test_an_adapter_of_another_base_never_reaches_vllm(vllm: None, folder: Path,
     other = load_tiny(save_tiny(tmp_path / "other", seed=5))
     with pytest.raises(AdapterError, match="another base"):
         _build(folder).generate(REQUESTS, SAMPLING, save_adapter(tmp_path / "adapter", other))
+
+
+def test_singular_values_never_reach_vllm(vllm: None, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="LoRA adapters alone"):
+        _build(folder).generate(REQUESTS, SAMPLING, save_svf(tmp_path / "svf", load_tiny(folder)))
+    text = "name: a\nmodel: {path: reference}\nbackend: {type: vllm}\ncapabilities:\n  - name: b\n"
+    text += "    source: {type: jsonl, path: b}\n    grader: {type: exact}\nweights: {method: svf}\n"
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="LoRA adapters alone"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_without_vllm_the_message_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

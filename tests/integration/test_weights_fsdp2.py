@@ -169,6 +169,8 @@ def test_the_launchers_wish_is_taken_out_of_its_hands():
     ("lines", "word"),
     [
         ("weights: {method: tree}", "method tree"),
+        ("weights: {method: svf}", "method svf"),
+        ("    method: svf", "method svf"),
         ("", None),
     ],
 )

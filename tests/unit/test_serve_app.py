@@ -114,7 +114,7 @@ def post(path: str) -> dict[str, Any]:
         "type": "http",
         "method": "POST",
         "path": path,
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
         "query_string": b"",
         "scheme": "http",
         **version,

@@ -145,15 +145,12 @@ class _FromStarts:
 class RandomSearch(_FromStarts):
     """Gaussian draws around the best start, with `sigma` in every coefficient: CMA-ES that learns nothing. A control."""
 
-    def _next(self) -> tuple[Point, ...]:
-        best = self._centre()
-        draws = self._rng.standard_normal((self._settings.population, len(best)))
-        return tuple(rounded(np.asarray(best) + self._settings.sigma * row) for row in draws)
+    _start: Point = ()
 
-    def _centre(self) -> Point:
-        if not hasattr(self, "_start"):
-            self._start = self._best.point
-        return self._start
+    def _next(self) -> tuple[Point, ...]:
+        self._start = self._start or self._best.point  # of the starts: later draws do not move it
+        draws = self._rng.standard_normal((self._settings.population, len(self._start)))
+        return tuple(rounded(np.asarray(self._start) + self._settings.sigma * row) for row in draws)
 
     def _rivals(self, points: tuple[Point, ...]) -> tuple[Point | None, ...]:
         return (self._best.point or None,) * len(points)
