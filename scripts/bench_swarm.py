@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import reference_language as language
+from bench_order import student
 from bench_worlds import seeds_of
 from make_world import EASY
 
@@ -102,6 +103,8 @@ def draw(seed: int) -> World:
     rng = random.Random(f"swarm {seed}")
     marks = dict(zip(rng.sample(language.MARKS, 5), rng.sample(EASY, 5), strict=True))
     first, second = rng.sample(list(marks), 2)
+    while language.apply([marks[first], marks[second]], "abcde") == "abcde":  # one undoes the other: no chain
+        first, second = rng.sample(list(marks), 2)
     return World(marks, (first, second), sorted(LAYOUTS)[seed % len(LAYOUTS)])
 
 
@@ -393,7 +396,22 @@ def pooled(records: Sequence[dict[str, Any]], composite: str, kind: str) -> list
             hit, n = sum(1 for row, m in pairs if m and any(row)), sum(m for _, m in pairs)
             draws, once = mean([len(row) for row, _ in pairs]), mean([mean(row) for row, _ in pairs])
             lines.append(f"| {label}: any of {draws:.0f} | {once:.3f} a sample | | | {share(hit, n)} |")
-    return [*lines, *cost(mine)]
+    return [*lines, *by_world(mine), *cost(mine)]
+
+
+def by_world(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The gains again, with worlds instead of items as what was drawn at random: Student's t over their means."""
+    lines = []
+    for label in SEARCHES:
+        mine = [r for r in records if label in r["test"]]
+        others = {"best expert": best_expert, "perfect routing": routed}
+        if label != "cma":
+            others["cma"] = lambda r: r["test"]["cma"]
+        gains = {what: [mean(r["test"][label]) - mean(of(r)) for r in mine] for what, of in others.items()}
+        told = ", ".join(f"{student(values, True)} against {what}" for what, values in gains.items() if len(values) > 1)
+        if told:
+            lines.append(f"\n{label}, by world: {told}.")
+    return lines
 
 
 def cost(records: Sequence[dict[str, Any]]) -> list[str]:
