@@ -42,6 +42,7 @@ WINDOWS: dict[str, tuple[str, str | None]] = {
     "accelerate": ("1.15", None),
     "datasets": ("4.7", None),
     "safetensors": ("0.8", None),
+    "cma": ("4.0", "5"),
 }
 """Supported versions of the training stack: from the first, below the second. They equal the extra `train`."""
 OPTIONAL: dict[str, tuple[str, str | None]] = {"bitsandbytes": ("0.50", "0.51"), "vllm": ("0.22", "0.31.1")}
