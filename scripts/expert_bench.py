@@ -155,12 +155,15 @@ def scores(by: Backend, adapter: Adapter | None, rows: Sequence[Example]) -> lis
 
 
 def over_seeds(values: Sequence[float], sign: bool = False) -> str:
-    """Mean over seeds with its 95 % interval (Student)."""
+    """Mean over seeds with its 95 % interval (Student); one of scores, without a sign, ends where scores do."""
     plus = "+" if sign else ""
     if len(values) < 2:
         return f"{fmean(values):{plus}.3f}"
     half = STUDENT[len(values) - 1] * stdev(values) / math.sqrt(len(values))
-    return f"{fmean(values):{plus}.3f} [{fmean(values) - half:{plus}.3f}, {fmean(values) + half:{plus}.3f}]"
+    low, high = fmean(values) - half, fmean(values) + half
+    if not sign:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{fmean(values):{plus}.3f} [{low:{plus}.3f}, {high:{plus}.3f}]"
 
 
 def numbers(adapter: Adapter) -> int:
