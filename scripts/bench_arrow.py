@@ -4,8 +4,8 @@
 
 Arrow (Ostapenko et al. 2024, 2405.11157) gives each expert, in every layer, the input direction that its change stretches most,
 and lets each token take the experts whose directions it is most aligned with. Nothing is trained, and nobody says which expert a
-request needs. PEFT's implementation, with the best expert per token (top 1) and with a softmax over both (top 2), against the right
-expert chosen for each request and against the exact sum. Intervals are 95 %, over seeds (Student).
+request needs. PEFT's implementation, with the best expert per token (top 1) and with a softmax over both (top 2), against the
+right expert chosen for each request and against the exact sum. Intervals are 95 %, over seeds (Student).
 
 Does not: place or serve: an Arrow model is a set of adapters and a layer of its own, not an adapter folder.
 """
@@ -46,6 +46,7 @@ def run_seed(seed: int, root: Path) -> dict[str, dict[str, float]]:
     found = {"base": known["base"], "right expert": right, "sum": lora["sum"], "mixture": lora["mixture"]}
     for name, top in TOP.items():
         loaded = base(root)
+        torch.manual_seed(seed)  # PEFT finds the directions by power iteration from random vectors
         create_arrow_model(loaded.model, folders, ArrowConfig(top_k=top)).eval()
         found[name] = on(TransformersBackend(loaded, TransformersBackendConfig(), share_prefixes=False), None, tests)
     return found
