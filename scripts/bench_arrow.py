@@ -12,7 +12,6 @@ Does not: place or serve: an Arrow model is a set of adapters and a layer of its
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from statistics import fmean
@@ -21,8 +20,7 @@ from typing import Any
 import torch
 from bench_interference import LORA_RATE, on
 from bench_svf import EVERY, STEPS
-from bench_worlds import seeds_of
-from expert_bench import base, document_rows, make_job, over_seeds, tasks, train
+from expert_bench import base, document_rows, make_job, over_seeds, run_and_print, tasks, train
 from peft import ArrowConfig, create_arrow_model
 
 from hybrid.backends.transformers_backend import TransformersBackend
@@ -67,15 +65,5 @@ def report(found: dict[int, Any]) -> str:
     return "\n".join(out)
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--out", type=Path, default=Path("runs/experts"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(report({seed: run_seed(seed, args.out) for seed in seeds_of(args.seeds)}))
-
-
 if __name__ == "__main__":
-    main()
+    run_and_print(__doc__, run_seed, report)

@@ -14,17 +14,14 @@ Does not: search for better weights than these two, or compare with choosing the
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from bench_svf import EVERY, LORA_RATE, STEPS, SVF_RATE
-from bench_worlds import seeds_of
-from expert_bench import add_loras, backend, document_rows, make_job, over_seeds, scores, tasks, train
+from expert_bench import add_loras, backend, document_rows, make_job, over_seeds, run_and_print, scores, tasks, train
 
 from hybrid.backends.base import Adapter
 from hybrid.backends.svf.mixing import mix
@@ -111,15 +108,5 @@ def report(found: Mapping[int, Mapping[str, Any]]) -> str:
     return "\n".join([*out, "", "- the base: " + ", ".join(f"{name} {value}" for name, value in bare.items())])
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--out", type=Path, default=Path("runs/experts"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(report({seed: run_seed(seed, args.out) for seed in seeds_of(args.seeds)}))
-
-
 if __name__ == "__main__":
-    main()
+    run_and_print(__doc__, run_seed, report)

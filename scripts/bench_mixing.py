@@ -17,7 +17,6 @@ Does not: use LoRA experts (`bench_interference.py` has their sums).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -26,11 +25,20 @@ from statistics import fmean
 from typing import Any
 
 import reference_language as language
-import torch
 from bench_interference import WEIGHTS, chosen
 from bench_svf import EVERY, STEPS, SVF_RATE
-from bench_worlds import seeds_of
-from expert_bench import GRADER, TOKENS, backend, document_rows, make_job, over_seeds, scores, tasks, train
+from expert_bench import (
+    GRADER,
+    TOKENS,
+    backend,
+    document_rows,
+    make_job,
+    over_seeds,
+    run_and_print,
+    scores,
+    tasks,
+    train,
+)
 
 from hybrid.backends.svf.mixing import mix
 from hybrid.capability.types import Example
@@ -123,15 +131,5 @@ def report(found: Mapping[int, Mapping[str, Any]]) -> str:
     )
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0-4")
-    parser.add_argument("--out", type=Path, default=Path("runs/experts"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(report({seed: run_seed(seed, args.out) for seed in seeds_of(args.seeds)}))
-
-
 if __name__ == "__main__":
-    main()
+    run_and_print(__doc__, run_seed, report)

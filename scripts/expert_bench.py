@@ -1,13 +1,14 @@
 """What the experiments on SVF and LoRA experts share: tasks in the reference language, trainings, scores, intervals.
 
-Does not: run by itself. `bench_svf.py` and `bench_interference.py` do.
+Does not: run by itself. `bench_svf.py`, `bench_interference.py`, `bench_mixing.py` and `bench_arrow.py` do.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,6 +17,7 @@ from typing import Any
 import reference_language as language
 import torch
 from bench_order import STUDENT
+from bench_worlds import seeds_of
 from make_world import GUESSED, operation_rows
 from safetensors.torch import save
 
@@ -195,3 +197,15 @@ def add_loras(folders: Sequence[Path], weights: Sequence[float], out: Path, base
 def _scaling(config: dict[str, Any]) -> float:
     rank = float(config["r"])
     return float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def run_and_print(
+    about: str | None, run_seed: Callable[[int, Path], Any], report: Callable[[dict[int, Any]], str]
+) -> None:
+    """The command line of an experiment over seeds: `--seeds`, `--out`, and its table. `about` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="0-4")
+    parser.add_argument("--out", type=Path, default=Path("runs/experts"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(report({seed: run_seed(seed, args.out) for seed in seeds_of(args.seeds)}))

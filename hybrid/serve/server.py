@@ -18,11 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybrid.errors import BackendError, UsageError
 from hybrid.serve.engine import Engine, EngineLimits
 from hybrid.serve.placed import PlacedModel
+
+if TYPE_CHECKING:
+    from hybrid.serve.app import Api
 
 KEY_ENV = "HYBRID_API_KEY"
 LEAST_KEY = 16
@@ -88,49 +91,20 @@ def serve(
     listened on.
     """
     try:
-        import uvicorn
-        from starlette.applications import Starlette  # noqa: F401  # a clear error before anything is started
+        import uvicorn  # noqa: F401  # a clear error before anything is started
+        from starlette.applications import Starlette  # noqa: F401
     except ImportError as error:
         raise BackendError(f"serving needs {error.name}; pip install 'hybrid-placement[serve]'") from None
-    from hybrid.serve.app import Api, ServerLimits, build_app
+    from hybrid.serve.app import Api, ServerLimits
 
     key = read_key(options.key_env)
-    if key is None and not is_local(options.host):
-        warn(
-            f"{options.host} can be reached from other machines and no key is set ({options.key_env}): anybody may ask"
-        )
+    if (warning := exposure(options, key)) is not None:
+        warn(warning)
     model.warm()
     engine = Engine(model.backend, EngineLimits(options.rows, options.concurrent, options.window_s))
     limits = ServerLimits(options.concurrent, options.body, options.tokens, options.timeout_s)
     api = Api(model, engine, limits, key=key, log=log, log_prompts=options.log_prompts)
-
-    class Server(uvicorn.Server):
-        """Tells when it listens, and leaves signals to this module: uvicorn raises them again at its end."""
-
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                port = self.servers[0].sockets[0].getsockname()[1] if self.servers else options.port
-                host = f"[{options.host}]" if ":" in options.host else options.host
-                ready(f"http://{host}:{port}")
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    server = Server(
-        uvicorn.Config(
-            build_app(api),
-            host=options.host,
-            port=options.port,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=max(1, int(options.drain_s)),
-            h11_max_incomplete_event_size=64 * 1024,
-        )
-    )
+    server = _listener(api, options, ready)
     received: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -150,6 +124,41 @@ def serve(
         finally:
             engine.close(options.drain_s)
     return received[0] if received else 0
+
+
+def _listener(api: Api, options: ServeOptions, ready: Callable[[str], None]) -> Any:
+    """uvicorn's server over the application, not started."""
+    import uvicorn
+
+    from hybrid.serve.app import build_app
+
+    class Server(uvicorn.Server):
+        """Tells when it listens, and leaves signals to this module: uvicorn raises them again at its end."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1] if self.servers else options.port
+                host = f"[{options.host}]" if ":" in options.host else options.host
+                ready(f"http://{host}:{port}")
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return Server(
+        uvicorn.Config(
+            build_app(api),
+            host=options.host,
+            port=options.port,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(options.drain_s)),
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+    )
 
 
 @contextlib.contextmanager

@@ -36,12 +36,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def test_rows(finished: World, name: str) -> list[tuple[str, str]]:
+def rows_of(finished: World, name: str) -> list[tuple[str, str]]:
     rows = (finished.folder / name / "test.jsonl").read_text(encoding="utf-8").splitlines()
     return [(row["prompt"], row["reference"]) for row in map(json.loads, rows)]
-
-
-test_rows.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("folder", ["run", "out"])
@@ -50,7 +47,7 @@ def test_every_request_gets_what_was_placed_and_answers_as_measured(finished: Wo
     model = hybrid.load(finished.folder / folder, backend=backend)
     report = load_report(finished.folder / "run/report/placement.json")
     for c in report.capabilities:
-        rows = test_rows(finished, c.name)
+        rows = rows_of(finished, c.name)
         answers = model.generate([prompt for prompt, _ in rows])
         assert {a.applied.capability for a in answers} == {c.name}
         assert {a.applied.skill is not None for a in answers} == {c.placement == "skill"}
@@ -77,12 +74,12 @@ def test_a_named_capability_wins_and_what_is_far_from_all_gets_the_base(finished
 
 def test_a_chat_is_put_together_as_it_was_measured(finished: World) -> None:
     model = hybrid.load(finished.folder / "run")
-    prompt = test_rows(finished, "codes")[0][0]
+    prompt = rows_of(finished, "codes")[0][0]
     text = model.prepare(prompt)
     assert text.request.prompt == compose(prompt, model.placement.parts["codes"].skill, "\n")
     assert model.prepare((Message(role="user", content=prompt),)) == text
     answer = model.chat([{"role": "user", "content": prompt}])
-    assert answer.text == test_rows(finished, "codes")[0][1]
+    assert answer.text == rows_of(finished, "codes")[0][1]
     told = model.prepare((Message(role="system", content="Be short."), Message(role="user", content=prompt)))
     assert str(told.request.prompt).endswith(f"Be short.\n{prompt}") and told.applied.capability == "codes"
     with pytest.raises(UsageError, match="plain text"):

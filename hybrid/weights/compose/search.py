@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -97,7 +98,7 @@ class _Best:
             self.point, self.value = point, value
 
 
-class _FromStarts:
+class _FromStarts(ABC):
     """Measures every start first; then `_next` proposes, from the best of them, until the evaluations are spent."""
 
     def __init__(self, settings: SwarmConfig, experts: int, seed: int) -> None:
@@ -129,8 +130,9 @@ class _FromStarts:
         """The best mixture told."""
         return self._best.point
 
+    @abstractmethod
     def _next(self) -> tuple[Point, ...]:
-        raise NotImplementedError
+        """The points after the starts; none ends the search."""
 
     def _rivals(self, points: tuple[Point, ...]) -> tuple[Point | None, ...]:
         return (None,) * len(points)
@@ -138,8 +140,9 @@ class _FromStarts:
     def _keep(self, count: int) -> int:
         return count
 
+    @abstractmethod
     def _learn(self, values: Sequence[float]) -> None:
-        """Nothing, unless a search learns from a generation."""
+        """What a generation after the starts teaches."""
 
 
 class RandomSearch(_FromStarts):
@@ -157,6 +160,9 @@ class RandomSearch(_FromStarts):
 
     def _keep(self, count: int) -> int:
         return 1
+
+    def _learn(self, values: Sequence[float]) -> None:
+        """Nothing: that is what it is a control for."""
 
 
 class CmaSearch(_FromStarts):
