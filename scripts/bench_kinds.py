@@ -226,6 +226,9 @@ def left_out_families(out: Path) -> None:
     """Fit without a family, judge that family: what a shape costs that the calibration never saw."""
     rows = [{**row, "profile": row["profiles"]["text"]} for row in read_set("fit", out)]
     held = read_set("held-out", out)
+    if not rows:
+        print(f"\nfamilies left out of the fit: the fitted capabilities are not in {out}; --probe fit makes them")
+        return
     print("\n| family left out of the fit | kind is right | mean confidence | ECE |\n|---|---|---|---|")
     everything = []
     for family in worlds.PURE:
